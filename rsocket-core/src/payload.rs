@@ -1,0 +1,248 @@
+//! [`Payload`]: data and metadata that travel together.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// Data, and optionally metadata, that travel together.
+///
+/// Short parts (up to [`Payload::INLINE_LEN`] bytes) that arrive from a peer
+/// are kept inside the value itself, so a small request costs no allocation;
+/// longer ones share the memory that they arrived in. Cloning never copies more
+/// than the inline bytes.
+///
+/// Absent metadata and empty metadata differ on the wire, and here:
+/// `None` against `Some(&[])`.
+///
+/// # Examples
+///
+/// ```
+/// use rsocket_core::Payload;
+///
+/// let payload = Payload::new("ping").with_metadata(vec![1, 2, 3]);
+/// assert_eq!(payload.data(), b"ping");
+/// assert_eq!(payload.metadata(), Some(&[1, 2, 3][..]));
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Payload {
+    data: Chunk,
+    metadata: Option<Chunk>,
+}
+
+impl Payload {
+    /// Bytes that a part may have to be kept inside the value.
+    pub const INLINE_LEN: usize = Chunk::INLINE_LEN;
+
+    /// A payload without metadata. `data` is not copied.
+    pub fn new(data: impl Into<Bytes>) -> Self {
+        Self {
+            data: Chunk::Shared(data.into()),
+            metadata: None,
+        }
+    }
+
+    /// A payload without metadata, with a copy of `data`.
+    pub fn copy_from_slice(data: &[u8]) -> Self {
+        Self {
+            data: Chunk::copy_from_slice(data),
+            metadata: None,
+        }
+    }
+
+    pub(crate) fn from_chunks(data: Chunk, metadata: Option<Chunk>) -> Self {
+        Self { data, metadata }
+    }
+
+    /// Adds metadata, not copied. `Some(empty)` and `None` differ on the wire.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: impl Into<Bytes>) -> Self {
+        self.metadata = Some(Chunk::Shared(metadata.into()));
+        self
+    }
+
+    /// The data.
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        self.data.as_slice()
+    }
+
+    /// The metadata, if any was sent.
+    #[inline]
+    pub fn metadata(&self) -> Option<&[u8]> {
+        self.metadata.as_ref().map(Chunk::as_slice)
+    }
+
+    /// The data as text, if it is valid UTF-8.
+    pub fn data_utf8(&self) -> Option<&str> {
+        std::str::from_utf8(self.data()).ok()
+    }
+
+    /// The metadata as text, if there is any and it is valid UTF-8.
+    pub fn metadata_utf8(&self) -> Option<&str> {
+        std::str::from_utf8(self.metadata()?).ok()
+    }
+
+    /// The data as `Bytes`. Copies at most [`INLINE_LEN`](Self::INLINE_LEN) bytes.
+    pub fn into_data(self) -> Bytes {
+        self.data.into_bytes()
+    }
+
+    /// Data and metadata as `Bytes`. Copies at most
+    /// [`INLINE_LEN`](Self::INLINE_LEN) bytes of each.
+    pub fn into_parts(self) -> (Bytes, Option<Bytes>) {
+        (self.data.into_bytes(), self.metadata.map(Chunk::into_bytes))
+    }
+
+    /// Bytes of data and metadata together.
+    pub fn len(&self) -> usize {
+        self.data().len() + self.metadata().map_or(0, <[u8]>::len)
+    }
+
+    /// Whether there is neither data nor metadata content.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn data_chunk(&self) -> &Chunk {
+        &self.data
+    }
+
+    pub(crate) fn metadata_chunk(&self) -> Option<&Chunk> {
+        self.metadata.as_ref()
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Payload {
+    fn from(data: T) -> Self {
+        Self::new(data)
+    }
+}
+
+/// Shows lengths, not contents: payloads may be secret.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Payload");
+        out.field("data_len", &self.data().len());
+        if let Some(metadata) = self.metadata() {
+            out.field("metadata_len", &metadata.len());
+        }
+        out.finish()
+    }
+}
+
+/// One part of a payload.
+#[derive(Clone)]
+pub(crate) enum Chunk {
+    /// Short, and kept in place: no allocation, no reference count.
+    Inline(u8, [u8; Chunk::INLINE_LEN]),
+    Shared(Bytes),
+}
+
+impl Chunk {
+    /// With its tag and length byte this fills 48 bytes, a size at which a
+    /// 32-byte request stays inline and moving a payload stays cheap.
+    pub(crate) const INLINE_LEN: usize = 46;
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN")]
+    pub(crate) fn copy_from_slice(bytes: &[u8]) -> Self {
+        let mut inline = [0; Self::INLINE_LEN];
+        match inline.get_mut(..bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                Self::Inline(bytes.len() as u8, inline)
+            }
+            None => Self::Shared(Bytes::copy_from_slice(bytes)),
+        }
+    }
+
+    /// Keeps `part`, which lies within `whole`, without copying if it is long.
+    #[inline]
+    pub(crate) fn slice_of(whole: &Bytes, part: &[u8]) -> Self {
+        if part.len() <= Self::INLINE_LEN {
+            Self::copy_from_slice(part)
+        } else {
+            Self::Shared(whole.slice_ref(part))
+        }
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Inline(len, bytes) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn as_shared(&self) -> Option<&Bytes> {
+        match self {
+            Self::Inline(..) => None,
+            Self::Shared(bytes) => Some(bytes),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Inline(..) => Bytes::copy_from_slice(self.as_slice()),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::Shared(Bytes::new())
+    }
+}
+
+impl PartialEq for Chunk {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Chunk {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_48_bytes_and_keeps_a_32_byte_request_inline() {
+        assert_eq!(size_of::<Chunk>(), 48);
+        let chunk = Chunk::copy_from_slice(&[7; 32]);
+        assert!(chunk.as_shared().is_none());
+        assert_eq!(chunk.as_slice(), [7; 32]);
+    }
+
+    #[test]
+    fn parts_of_every_length_around_the_inline_limit_come_back_whole() {
+        for len in 0..=Chunk::INLINE_LEN + 2 {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let chunk = Chunk::copy_from_slice(&bytes);
+            assert_eq!(chunk.as_slice(), bytes);
+            assert_eq!(chunk.as_shared().is_none(), len <= Chunk::INLINE_LEN);
+            assert_eq!(chunk.into_bytes(), bytes);
+        }
+    }
+
+    // [C035]
+    #[test]
+    fn empty_metadata_is_not_absent_metadata() {
+        let absent = Payload::new("x");
+        let empty = Payload::new("x").with_metadata("");
+        assert_eq!(absent.metadata(), None);
+        assert_eq!(empty.metadata(), Some(&[][..]));
+        assert_ne!(absent, empty);
+    }
+
+    #[test]
+    fn debug_output_shows_lengths_and_no_secrets() {
+        let payload = Payload::new("password").with_metadata("token");
+        let shown = format!("{payload:?}");
+        assert!(
+            !shown.contains("password") && !shown.contains("token"),
+            "{shown}"
+        );
+    }
+}

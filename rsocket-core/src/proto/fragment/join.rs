@@ -1,0 +1,58 @@
+//! Frames back into a payload.
+
+use bytes::BytesMut;
+
+use crate::{Payload, error::Misbehavior, frame::PayloadRef, payload::Chunk};
+
+/// The fragments of one payload that have arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Join {
+    metadata: Option<BytesMut>,
+    data: BytesMut,
+    started: bool,
+}
+
+impl Join {
+    /// Bytes held.
+    pub(crate) fn len(&self) -> usize {
+        self.data.len() + self.metadata.as_ref().map_or(0, BytesMut::len)
+    }
+
+    /// Adds a fragment.
+    ///
+    /// # Errors
+    ///
+    /// When the payload would be longer than `limit` bytes, or the fragment is
+    /// empty although others follow it: a peer could send those for ever.
+    pub(crate) fn push(
+        &mut self,
+        fragment: PayloadRef<'_>,
+        follows: bool,
+        limit: usize,
+    ) -> Result<(), Misbehavior> {
+        let added = fragment.data.len() + fragment.metadata.map_or(0, <[u8]>::len);
+        if added == 0 && follows && self.started {
+            return Err(Misbehavior::EmptyFragment);
+        }
+        if added > limit.saturating_sub(self.len()) {
+            return Err(Misbehavior::PayloadTooLong { limit });
+        }
+        self.started = true;
+        if let Some(metadata) = fragment.metadata {
+            self.metadata
+                .get_or_insert_with(BytesMut::new)
+                .extend_from_slice(metadata);
+        }
+        self.data.extend_from_slice(fragment.data);
+        Ok(())
+    }
+
+    /// The payload, once its last fragment is in.
+    pub(crate) fn finish(self) -> Payload {
+        Payload::from_chunks(
+            Chunk::Shared(self.data.freeze()),
+            self.metadata
+                .map(|metadata| Chunk::Shared(metadata.freeze())),
+        )
+    }
+}

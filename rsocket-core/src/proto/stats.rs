@@ -1,0 +1,41 @@
+//! What a session counts.
+
+/// Counters of one session, since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Frames sent.
+    pub frames_sent: u64,
+    /// Frames received, malformed ones included.
+    pub frames_received: u64,
+    /// Frames that made no sense where they came and were ignored, as the
+    /// spec demands ("Handling the Unexpected").
+    pub frames_ignored: u64,
+    /// Requests of the peer refused with REJECTED.
+    pub requests_rejected: u64,
+    /// Fire-and-forgets and metadata pushes dropped for
+    /// [`Limits::max_one_way`](super::Limits::max_one_way).
+    pub one_way_dropped: u64,
+    /// Streams ended because the peer broke a rule on them.
+    pub streams_misbehaved: u64,
+    /// Streams of either side that are open now.
+    pub streams_open: usize,
+}
+
+/// What a session holds for its peer, in bytes; for tests.
+#[cfg(any(test, feature = "testkit"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    /// Payloads that are being reassembled, or wait to be taken: bounded by
+    /// [`Limits::max_buffered_len`](super::Limits::max_buffered_len).
+    pub buffered: usize,
+    /// Payloads that wait for the link: bounded by
+    /// [`Limits::max_queued_len`](super::Limits::max_queued_len) and what was
+    /// handed over at once.
+    pub queued: usize,
+    /// What the protocol owes: bounded by
+    /// [`Limits::max_owed_len`](super::Limits::max_owed_len) and one frame.
+    pub owed: usize,
+    /// Places for streams, used or free. They are kept.
+    pub slots: usize,
+}

@@ -1,0 +1,396 @@
+//! What the peer's frames do to streams.
+
+use super::{
+    Ended, PAYLOAD_COST, Role, State, StreamEvent, StreamKey, Streams, error_item, stream::Joining,
+};
+use crate::{
+    Payload,
+    error::{Error, Failure, Misbehavior},
+    frame::{ErrorCode, ErrorFrame, Interaction, PayloadFrame, Request, RequestN, StreamId},
+    proto::{
+        Limits,
+        fragment::Join,
+        session::{Effects, Event},
+        setup::keep,
+    },
+    transport::InFrame,
+};
+
+impl Streams {
+    /// REQUEST_*: a stream that the peer opens.
+    pub(in crate::proto) fn on_request(
+        &mut self,
+        request: &Request<'_>,
+        whole: &InFrame<'_>,
+        refuse_new: bool,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
+        let Request {
+            stream_id: id,
+            interaction,
+            ..
+        } = *request;
+        // An id of our own parity [C337], or one in use, also while its request
+        // is still being reassembled [C331].
+        if self.is_local(id) || self.remote.get(id).is_some() {
+            effects.stats.frames_ignored += 1;
+            return;
+        }
+        if let Err(why) = self.admits(interaction, refuse_new, limits) {
+            match interaction {
+                // No answer of any kind [C234].
+                Interaction::FireAndForget => effects.stats.one_way_dropped += 1,
+                Interaction::RequestResponse
+                | Interaction::RequestStream
+                | Interaction::RequestChannel => {
+                    effects.stats.requests_rejected += 1;
+                    effects.answer(id, ErrorCode::REJECTED, why);
+                }
+            }
+            return;
+        }
+
+        let slot = self.insert(id, Role::Responder, interaction);
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if let Some(n) = request.initial_n {
+            stream.credit.grant(n);
+        }
+        if request.follows {
+            stream.join = Some(Box::new(Joining {
+                join: Join::default(),
+                is_request: true,
+                complete: request.complete,
+            }));
+            let complete = request.complete;
+            self.on_fragment(slot, &request.payload, true, complete, limits, effects);
+        } else {
+            let payload = keep(&request.payload, whole);
+            self.deliver_request(slot, payload, request.complete, limits, effects);
+        }
+    }
+
+    fn admits(
+        &self,
+        interaction: Interaction,
+        refuse_new: bool,
+        limits: &Limits,
+    ) -> Result<(), &'static str> {
+        if refuse_new {
+            return Err("the connection is closing");
+        }
+        if self.remote.len() >= limits.max_streams {
+            return Err("too many concurrent requests on this connection");
+        }
+        if interaction == Interaction::FireAndForget && self.one_way >= limits.max_one_way {
+            return Err("too many one-way requests in work");
+        }
+        Ok(())
+    }
+
+    /// PAYLOAD: an item, a fragment, a completion.
+    #[inline]
+    pub(in crate::proto) fn on_payload(
+        &mut self,
+        frame: &PayloadFrame<'_>,
+        whole: &InFrame<'_>,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
+        let Some(slot) = self.find(frame.stream_id) else {
+            effects.stats.frames_ignored += 1;
+            return;
+        };
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let joining = stream.join.is_some();
+        let expected = joining || stream.state.can_receive();
+        let empty = frame.payload.data.is_empty() && frame.payload.metadata.is_none();
+        if joining && frame.complete && !frame.next && empty {
+            // A completion in the middle of a payload: its sender gave the
+            // payload up [C226].
+            self.abandon_join(slot);
+            self.on_complete(slot);
+        } else if !expected || (!joining && !frame.next && !frame.complete) {
+            // Out of place [C334], or neither an item nor an end [C151].
+            effects.stats.frames_ignored += 1;
+        } else if joining || frame.follows {
+            let follows = frame.follows;
+            self.on_fragment(
+                slot,
+                &frame.payload,
+                follows,
+                frame.complete,
+                limits,
+                effects,
+            );
+        } else {
+            if frame.next {
+                let payload = keep(&frame.payload, whole);
+                self.deliver(slot, payload, limits, effects);
+            }
+            // Content without NEXT is no item [C153].
+            if frame.complete {
+                self.on_complete(slot);
+            }
+        }
+    }
+
+    fn on_fragment(
+        &mut self,
+        slot: usize,
+        fragment: &crate::frame::PayloadRef<'_>,
+        follows: bool,
+        complete: bool,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if stream.join.is_none() {
+            // The first fragment of an item: refused at once if the item will
+            // be, so that nothing is held for it [C252].
+            if stream.interaction != Interaction::RequestResponse && !stream.prefetch.expects() {
+                self.misbehaved(slot, Misbehavior::Overrun, effects);
+                return;
+            }
+        }
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let joining = stream.join.get_or_insert_with(|| {
+            Box::new(Joining {
+                join: Join::default(),
+                is_request: false,
+                complete: false,
+            })
+        });
+        joining.complete |= complete;
+        let before = joining.join.len();
+        let pushed = joining
+            .join
+            .push(*fragment, follows, limits.max_payload_len);
+        self.buffered += joining.join.len() - before;
+        if let Err(why) = pushed {
+            self.misbehaved(slot, why, effects);
+            return;
+        }
+        if self.buffered > limits.max_buffered_len {
+            let limit = limits.max_buffered_len;
+            self.misbehaved(slot, Misbehavior::BufferFull { limit }, effects);
+            return;
+        }
+        if follows {
+            return;
+        }
+        let Some(joining) = self.abandon_join(slot) else {
+            return;
+        };
+        let payload = joining.join.finish();
+        if joining.is_request {
+            self.deliver_request(slot, payload, joining.complete, limits, effects);
+        } else {
+            self.deliver(slot, payload, limits, effects);
+            if joining.complete {
+                self.on_complete(slot);
+            }
+        }
+    }
+
+    /// Takes what was reassembled so far from the stream.
+    fn abandon_join(&mut self, slot: usize) -> Option<Joining> {
+        let joining = self.slots.get_mut(slot)?.join.take()?;
+        self.buffered = self.buffered.saturating_sub(joining.join.len());
+        Some(*joining)
+    }
+
+    fn deliver_request(
+        &mut self,
+        slot: usize,
+        payload: Payload,
+        complete: bool,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
+        if payload.len() > limits.max_payload_len {
+            let limit = limits.max_payload_len;
+            self.misbehaved(slot, Misbehavior::PayloadTooLong { limit }, effects);
+            return;
+        }
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let key = StreamKey {
+            slot,
+            id: stream.id,
+        };
+        let interaction = stream.interaction;
+        stream.handles = 1;
+        match interaction {
+            Interaction::FireAndForget => {
+                // It ends on receipt [C234]; the handle counts the handler.
+                stream.state = State::Closed;
+            }
+            Interaction::RequestResponse | Interaction::RequestStream => {}
+            Interaction::RequestChannel => {
+                stream.handles = 2;
+                stream.prefetch.on_received_free();
+                self.buffered += payload.len() + PAYLOAD_COST;
+                stream.inbox.push_back(payload);
+                if complete {
+                    self.on_complete(slot);
+                }
+                effects.events.push_back(Event::Channel { key });
+                return;
+            }
+        }
+        effects.events.push_back(Event::Request {
+            key,
+            interaction,
+            payload,
+        });
+    }
+
+    /// An item is in, whole.
+    #[inline]
+    fn deliver(&mut self, slot: usize, payload: Payload, limits: &Limits, effects: &mut Effects) {
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if payload.len() > limits.max_payload_len {
+            let limit = limits.max_payload_len;
+            self.misbehaved(slot, Misbehavior::PayloadTooLong { limit }, effects);
+            return;
+        }
+        if stream.interaction == Interaction::RequestResponse {
+            // The one answer; it completes, C set or not [C154].
+            stream.transition(StreamEvent::RecvComplete);
+            stream.end = Some(Ended::Complete);
+        } else {
+            match stream.prefetch.on_received() {
+                Ok(top_up) => stream.owe(top_up),
+                Err(_) => {
+                    self.misbehaved(slot, Misbehavior::Overrun, effects);
+                    return;
+                }
+            }
+        }
+        self.buffered += payload.len() + PAYLOAD_COST;
+        if self.buffered > limits.max_buffered_len {
+            self.buffered -= payload.len() + PAYLOAD_COST;
+            let limit = limits.max_buffered_len;
+            self.misbehaved(slot, Misbehavior::BufferFull { limit }, effects);
+            return;
+        }
+        stream.inbox.push_back(payload);
+        if stream.request_n > 0 {
+            self.enqueue(slot);
+        }
+        self.wake_reader(slot);
+        self.settle(slot);
+    }
+
+    fn on_complete(&mut self, slot: usize) {
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if !stream.transition(StreamEvent::RecvComplete) {
+            return;
+        }
+        stream.request_n = 0;
+        self.end_reader(slot, Ended::Complete);
+        self.settle(slot);
+    }
+
+    /// REQUEST_N: credit for our sending half [C136].
+    pub(in crate::proto) fn on_request_n(&mut self, frame: RequestN, effects: &mut Effects) {
+        let slot = self.find(frame.stream_id);
+        match slot.and_then(|slot| Some((slot, self.slots.get_mut(slot)?))) {
+            Some((slot, stream)) if stream.state.can_send() => {
+                stream.credit.grant(frame.n);
+                self.wake_writer(slot);
+            }
+            _ => effects.stats.frames_ignored += 1,
+        }
+    }
+
+    /// CANCEL: from a requester the end, from a responder of our half only.
+    pub(in crate::proto) fn on_cancel(&mut self, id: StreamId, effects: &mut Effects) {
+        let Some(slot) = self.find(id) else {
+            effects.stats.frames_ignored += 1;
+            return;
+        };
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if !stream.transition(StreamEvent::RecvCancel) {
+            effects.stats.frames_ignored += 1;
+            return;
+        }
+        match stream.role {
+            Role::Responder => {
+                self.queued_len -= stream.drop_output();
+                self.end_writer(slot);
+                self.end_reader(slot, Ended::Failed(Error::Canceled));
+            }
+            Role::Requester => {
+                self.queued_len -= stream.drop_outbox();
+                self.end_writer(slot);
+            }
+        }
+        self.settle(slot);
+    }
+
+    /// ERROR on a stream: the end of both halves.
+    pub(in crate::proto) fn on_error(
+        &mut self,
+        id: StreamId,
+        frame: &ErrorFrame<'_>,
+        effects: &mut Effects,
+    ) {
+        let Some(slot) = self.find(id) else {
+            effects.stats.frames_ignored += 1;
+            return;
+        };
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if !stream.transition(StreamEvent::RecvError) {
+            effects.stats.frames_ignored += 1;
+            return;
+        }
+        self.queued_len -= stream.drop_output();
+        let failure = Failure::from_wire(frame.code, frame.message_lossy().into_owned());
+        self.end_writer(slot);
+        self.end_reader(slot, Ended::Failed(Error::Peer(failure)));
+        self.settle(slot);
+    }
+
+    /// Ends a stream for a rule that the peer broke on it [C222, C252]: as a
+    /// requester with CANCEL, as a responder with ERROR\[CANCELED\].
+    fn misbehaved(&mut self, slot: usize, why: Misbehavior, effects: &mut Effects) {
+        effects.stats.streams_misbehaved += 1;
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        tracing::warn!(stream_id = stream.id.get(), %why, "peer misbehaved on a stream");
+        // The state may be closed by the very frame that broke the rule.
+        let was_open = !stream.state.is_closed();
+        stream.state = State::Closed;
+        stream.end = None;
+        self.queued_len -= stream.drop_output();
+        match stream.role {
+            Role::Requester => stream.cancel = was_open,
+            Role::Responder if stream.interaction == Interaction::FireAndForget => {}
+            Role::Responder => self.push(slot, error_item(&Failure::canceled(why))),
+        }
+        self.enqueue(slot);
+        self.end_writer(slot);
+        self.end_reader(slot, Ended::Failed(Error::Misbehaved(why)));
+        self.settle(slot);
+    }
+}

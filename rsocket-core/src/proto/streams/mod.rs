@@ -1,0 +1,626 @@
+//! All streams of a session: opening, routing, and whose frame goes next.
+
+mod credit;
+mod ids;
+mod inbound;
+#[cfg(any(test, feature = "testkit"))]
+mod inspect;
+mod outbound;
+mod state;
+mod stream;
+mod table;
+
+use std::{collections::VecDeque, task::Poll};
+
+pub use self::{
+    credit::{Credit, DemandPolicy, NoCredit, Overrun, Prefetch},
+    ids::StreamIds,
+    state::{Role, State, StreamEvent},
+};
+use self::{
+    stream::{Ended, Item, Stream, WriterWaits},
+    table::IdTable,
+};
+use super::{Config, Side};
+use crate::{
+    Payload,
+    error::{CloseReason, Error, Failure},
+    frame::{Demand, HEADER_LEN, Interaction, MAX_FRAME_LEN, StreamId},
+};
+
+/// Names a stream to the session, for as long as the application has a handle
+/// on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    /// Where its state lies: small, and used again by later streams.
+    pub slot: usize,
+    /// Its id, which tells it from earlier users of the slot.
+    pub id: StreamId,
+}
+
+/// A request to open a stream.
+#[derive(Debug)]
+pub struct Open {
+    /// Which of the four.
+    pub interaction: Interaction,
+    /// The request itself.
+    pub payload: Payload,
+    /// How much is asked for; only for streams and channels.
+    pub demand: DemandPolicy,
+    /// Whether a channel has nothing to send beyond its first payload.
+    pub complete: bool,
+}
+
+/// What [`Session::poll_take`](super::Session::poll_take) found.
+#[derive(Debug)]
+pub enum Take {
+    /// The next payload.
+    Payload(Payload),
+    /// The peer completed; for a fire-and-forget: it was sent.
+    Complete,
+    /// The stream failed.
+    Failed(Error),
+    /// Nothing yet: [`Wake::Reader`] will tell.
+    Pending,
+}
+
+/// What [`Session::poll_capacity`](super::Session::poll_capacity) found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capacity {
+    /// So many payloads may be sent now; at least 1.
+    Payloads(usize),
+    /// The sending half is over.
+    Closed,
+    /// None for now: [`Wake::Writer`] will tell.
+    Pending,
+}
+
+/// Whose turn came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Whoever waits in `poll_take` on this slot.
+    Reader(usize),
+    /// Whoever waits in `poll_capacity` on this slot.
+    Writer(usize),
+}
+
+/// The streams of one session.
+#[derive(Debug)]
+pub(super) struct Streams {
+    side: Side,
+    ids: StreamIds,
+    slots: Vec<Stream>,
+    free: Vec<usize>,
+    /// Streams that this side opened.
+    local: IdTable,
+    /// Streams that the peer opened.
+    remote: IdTable,
+    /// One-way requests in work; they are in `remote` too.
+    one_way: usize,
+    /// Streams with something to send, each once, in turn.
+    queue: VecDeque<usize>,
+    /// Bytes of payloads that are reassembled or wait to be taken.
+    buffered: usize,
+    /// What the outboxes of all streams cost; see [`Item::cost`].
+    queued_len: usize,
+    /// Bound of `queued_len` from which writers wait.
+    max_queued_len: usize,
+    /// Writers that wait for `queued_len` to fall.
+    crowded: Vec<usize>,
+    wakes: Vec<Wake>,
+}
+
+/// What a payload costs beyond its bytes, so that a flood of empty ones is
+/// counted too.
+const PAYLOAD_COST: usize = size_of::<Payload>();
+
+impl Streams {
+    pub(super) fn new(side: Side, max_queued_len: usize) -> Self {
+        Self {
+            side,
+            ids: match side {
+                Side::Client => StreamIds::client(),
+                Side::Server => StreamIds::server(),
+            },
+            slots: Vec::new(),
+            free: Vec::new(),
+            local: IdTable::new(),
+            remote: IdTable::new(),
+            one_way: 0,
+            queue: VecDeque::new(),
+            buffered: 0,
+            queued_len: 0,
+            max_queued_len,
+            crowded: Vec::new(),
+            wakes: Vec::new(),
+        }
+    }
+
+    /// Streams of either side that are not over.
+    pub(super) fn len(&self) -> usize {
+        self.local.len() + self.remote.len()
+    }
+
+    /// Streams that this side opened and that are not over.
+    pub(super) fn local_len(&self) -> usize {
+        self.local.len()
+    }
+
+    pub(super) fn one_way_len(&self) -> usize {
+        self.one_way
+    }
+
+    pub(super) fn poll_wake(&mut self) -> Option<Wake> {
+        self.wakes.pop()
+    }
+
+    /// Opens a stream; its request goes out in the order of its id [C045].
+    pub(super) fn open(
+        &mut self,
+        open: Open,
+        max_frame_len: usize,
+        config: &Config,
+    ) -> Result<StreamKey, Error> {
+        check_len(&open, max_frame_len, config)?;
+        let Open {
+            interaction,
+            payload,
+            demand,
+            complete,
+        } = open;
+        let local = &self.local;
+        let id = self
+            .ids
+            .next(|id| local.get(id).is_some())
+            .ok_or(Error::NoStreamId)?;
+        let slot = self.insert(id, Role::Requester, interaction);
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return Err(Error::NoStreamId);
+        };
+        let mut initial_n = None;
+        if interaction.has_initial_n() {
+            stream.prefetch = Prefetch::new(demand);
+            initial_n = Some(stream.prefetch.start_request());
+            stream.demanded = true;
+        }
+        if complete {
+            stream.transition(StreamEvent::SendComplete);
+        }
+        stream.handles = match interaction {
+            Interaction::RequestChannel => 2,
+            _ => 1,
+        };
+        self.push(
+            slot,
+            Item::Request {
+                payload,
+                initial_n,
+                complete,
+            },
+        );
+        Ok(StreamKey { slot, id })
+    }
+
+    fn insert(&mut self, id: StreamId, role: Role, interaction: Interaction) -> usize {
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                if let Some(stream) = self.slots.get_mut(slot) {
+                    stream.renew(id, role, interaction);
+                }
+                slot
+            }
+            None => {
+                self.slots.push(Stream::new(id, role, interaction));
+                self.slots.len() - 1
+            }
+        };
+        match role {
+            Role::Requester => self.local.insert(id, slot),
+            Role::Responder => {
+                self.remote.insert(id, slot);
+                if matches!(interaction, Interaction::FireAndForget) {
+                    self.one_way += 1;
+                }
+            }
+        }
+        slot
+    }
+
+    #[inline]
+    fn find_any(&self, id: StreamId) -> Option<usize> {
+        if self.is_local(id) {
+            self.local.get(id)
+        } else {
+            self.remote.get(id)
+        }
+    }
+
+    #[inline]
+    fn find(&self, id: StreamId) -> Option<usize> {
+        self.find_any(id)
+    }
+
+    /// Whether `id` is in use, or is for this side to use.
+    pub(super) fn knows(&self, id: StreamId) -> bool {
+        self.is_local(id) || self.find(id).is_some()
+    }
+
+    fn is_local(&self, id: StreamId) -> bool {
+        id.is_client() == (self.side == Side::Client)
+    }
+
+    /// The stream that the application means, unless it let go of it already.
+    #[inline]
+    fn by_key(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        self.slots
+            .get_mut(key.slot)
+            .filter(|stream| stream.id == key.id && stream.handles > 0)
+    }
+
+    /// Puts `item` into the stream's outbox.
+    fn push(&mut self, slot: usize, item: Item) {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            let cost = item.cost();
+            stream.outbox_cost += cost;
+            self.queued_len += cost;
+            stream.outbox.push_back(item);
+        }
+        self.enqueue(slot);
+    }
+
+    /// Whether the outboxes hold less than they may: else those who produce
+    /// wait, whatever credit the peer has granted [C256].
+    pub(super) fn has_room(&self) -> bool {
+        self.queued_len < self.max_queued_len
+    }
+
+    /// Wakes those who waited for the outboxes to empty.
+    fn relieve(&mut self) {
+        if !self.crowded.is_empty() && self.queued_len <= self.max_queued_len / 2 {
+            for slot in std::mem::take(&mut self.crowded) {
+                self.wake_writer(slot);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot)
+            && !stream.queued
+            && stream.has_output()
+        {
+            stream.queued = true;
+            self.queue.push_back(slot);
+        }
+    }
+
+    fn wake_reader(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot)
+            && std::mem::take(&mut stream.reader_waits)
+        {
+            self.wakes.push(Wake::Reader(slot));
+        }
+    }
+
+    /// Tells the writer of new room.
+    fn wake_writer(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot)
+            && stream.writer_waits == WriterWaits::ForCapacity
+            && stream.room() > 0
+        {
+            stream.writer_waits = WriterWaits::No;
+            self.wakes.push(Wake::Writer(slot));
+        }
+    }
+
+    /// Tells the writer that its half is over.
+    fn end_writer(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot)
+            && stream.writer_waits != WriterWaits::No
+        {
+            stream.writer_waits = WriterWaits::No;
+            self.wakes.push(Wake::Writer(slot));
+        }
+    }
+
+    /// Ends the inbound half, unless it ended before.
+    fn end_reader(&mut self, slot: usize, ended: Ended) {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            if stream.end.is_none() {
+                stream.end = Some(ended);
+            }
+            if let Some(joining) = stream.join.take() {
+                self.buffered = self.buffered.saturating_sub(joining.join.len());
+            }
+        }
+        self.wake_reader(slot);
+    }
+
+    /// Frees the slot once nobody needs it: neither peer, application nor wire.
+    fn settle(&mut self, slot: usize) {
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let needed = stream.handles > 0 || stream.has_output() || stream.queued;
+        if !stream.live || !stream.state.is_closed() || needed {
+            return;
+        }
+        stream.live = false;
+        for payload in stream.inbox.drain(..) {
+            self.buffered = self.buffered.saturating_sub(payload.len() + PAYLOAD_COST);
+        }
+        match stream.role {
+            Role::Requester => self.local.remove(stream.id),
+            Role::Responder => {
+                self.remote.remove(stream.id);
+                if matches!(stream.interaction, Interaction::FireAndForget) {
+                    self.one_way -= 1;
+                }
+            }
+        }
+        self.free.push(slot);
+    }
+
+    /// Takes what arrived on a stream.
+    pub(super) fn poll_take(&mut self, key: StreamKey) -> Take {
+        let Some(stream) = self.by_key(key) else {
+            return Take::Complete;
+        };
+        // A responder's inbound asks for payloads when it is first read.
+        if !stream.demanded && stream.interaction == Interaction::RequestChannel {
+            stream.demanded = true;
+            let first = stream.prefetch.start();
+            stream.owe(first);
+        }
+        let Some(payload) = stream.inbox.pop_front() else {
+            let take = match &stream.end {
+                Some(Ended::Complete) => Take::Complete,
+                Some(Ended::Failed(error)) => Take::Failed(error.clone()),
+                None => {
+                    stream.reader_waits = true;
+                    Take::Pending
+                }
+            };
+            self.enqueue(key.slot);
+            return take;
+        };
+        if stream.demanded {
+            let more = stream.prefetch.on_consumed();
+            stream.owe(more);
+        }
+        self.buffered = self.buffered.saturating_sub(payload.len() + PAYLOAD_COST);
+        self.enqueue(key.slot);
+        Take::Payload(payload)
+    }
+
+    /// Asks for `n` more payloads than the policy does by itself.
+    pub(super) fn request_n(&mut self, key: StreamKey, n: Demand) {
+        if let Some(stream) = self.by_key(key) {
+            stream.demanded = true;
+            let n = stream.prefetch.request(n);
+            stream.owe(n);
+            self.enqueue(key.slot);
+        }
+    }
+
+    /// Sets how a responder's inbound asks; without effect once it has asked.
+    pub(super) fn set_demand(&mut self, key: StreamKey, policy: DemandPolicy) {
+        if let Some(stream) = self.by_key(key)
+            && !stream.demanded
+        {
+            let mut prefetch = Prefetch::new(policy);
+            for _ in 0..stream.inbox.len() {
+                prefetch.on_received_free();
+            }
+            stream.prefetch = prefetch;
+        }
+    }
+
+    pub(super) fn poll_capacity(&mut self, key: StreamKey) -> Capacity {
+        let Some(stream) = self.by_key(key) else {
+            return Capacity::Closed;
+        };
+        if !stream.state.can_send() {
+            return Capacity::Closed;
+        }
+        let n = stream.room();
+        let waits = std::mem::replace(&mut stream.writer_waits, WriterWaits::ForCapacity);
+        if n > 0 && self.has_room() {
+            if let Some(stream) = self.by_key(key) {
+                stream.writer_waits = waits;
+            }
+            return Capacity::Payloads(n);
+        }
+        if n > 0 && !self.crowded.contains(&key.slot) {
+            self.crowded.push(key.slot);
+        }
+        Capacity::Pending
+    }
+
+    /// Whether the sending half is over; else [`Wake::Writer`] will tell.
+    pub(super) fn poll_send_closed(&mut self, key: StreamKey) -> bool {
+        match self.by_key(key) {
+            Some(stream) if stream.state.can_send() => {
+                if stream.writer_waits == WriterWaits::No {
+                    stream.writer_waits = WriterWaits::ForEnd;
+                }
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Credit that the peer granted since the last call.
+    pub(super) fn poll_granted(&mut self, key: StreamKey) -> Poll<Option<u64>> {
+        let Some(stream) = self.by_key(key) else {
+            return Poll::Ready(None);
+        };
+        match stream.credit.take_news() {
+            0 if !stream.state.can_send() => Poll::Ready(None),
+            0 => {
+                stream.writer_waits = WriterWaits::ForCapacity;
+                Poll::Pending
+            }
+            n => Poll::Ready(Some(n)),
+        }
+    }
+
+    /// Sends a payload. Without room or credit, or after the end, it is
+    /// dropped: [`poll_capacity`](Self::poll_capacity) says beforehand.
+    pub(super) fn send(
+        &mut self,
+        key: StreamKey,
+        payload: Payload,
+        max_frame_len: usize,
+        config: &Config,
+    ) -> Result<(), Error> {
+        let Some(stream) = self.by_key(key) else {
+            return Ok(());
+        };
+        if !stream.state.can_send() || stream.room() == 0 {
+            return Ok(());
+        }
+        fits(&payload, HEADER_LEN, max_frame_len, config)?;
+        let complete = stream.interaction == Interaction::RequestResponse;
+        if complete {
+            stream.transition(StreamEvent::SendComplete);
+        } else if stream.credit.spend().is_err() {
+            return Ok(());
+        }
+        self.push(key.slot, Item::Payload { payload, complete });
+        Ok(())
+    }
+
+    /// Completes the sending half.
+    pub(super) fn complete(&mut self, key: StreamKey) {
+        if let Some(stream) = self.by_key(key)
+            && stream.transition(StreamEvent::SendComplete)
+        {
+            self.push(key.slot, Item::Complete);
+            self.end_writer(key.slot);
+        }
+    }
+
+    /// Ends the stream with ERROR, behind what was sent before.
+    pub(super) fn fail(&mut self, key: StreamKey, failure: &Failure) {
+        let Some(stream) = self.by_key(key) else {
+            return;
+        };
+        if !stream.transition(StreamEvent::SendError) {
+            return;
+        }
+        stream.request_n = 0;
+        self.push(key.slot, error_item(failure));
+        self.end_writer(key.slot);
+        self.end_reader(key.slot, Ended::Failed(Error::Canceled));
+    }
+
+    /// A requester ends the stream; a responder stops the requester's half.
+    pub(super) fn cancel(&mut self, key: StreamKey) {
+        let Some(stream) = self
+            .slots
+            .get_mut(key.slot)
+            .filter(|stream| stream.id == key.id && stream.handles > 0)
+        else {
+            return;
+        };
+        if !stream.transition(StreamEvent::SendCancel) {
+            return;
+        }
+        match stream.role {
+            Role::Requester => {
+                self.queued_len -= stream.drop_output();
+                // A request that nobody saw needs no CANCEL [C339].
+                stream.cancel = stream.announced;
+                self.end_writer(key.slot);
+            }
+            Role::Responder => {
+                stream.request_n = 0;
+                stream.cancel = true;
+            }
+        }
+        self.enqueue(key.slot);
+        self.end_reader(key.slot, Ended::Failed(Error::Canceled));
+    }
+
+    /// The application lets go of one handle.
+    pub(super) fn release(&mut self, key: StreamKey) {
+        if let Some(stream) = self.by_key(key) {
+            stream.handles -= 1;
+            self.settle(key.slot);
+        }
+    }
+
+    /// Ends all streams: the connection is over.
+    pub(super) fn close(&mut self, reason: &CloseReason) {
+        self.queue.clear();
+        for slot in 0..self.slots.len() {
+            let Some(stream) = self.slots.get_mut(slot) else {
+                continue;
+            };
+            if !stream.live {
+                continue;
+            }
+            stream.queued = false;
+            self.queued_len -= stream.drop_output();
+            stream.state = State::Closed;
+            self.end_writer(slot);
+            self.end_reader(slot, Ended::Failed(Error::Closed(reason.clone())));
+            self.settle(slot);
+        }
+    }
+}
+
+fn error_item(failure: &Failure) -> Item {
+    Item::Error(failure.code(), message_bytes(failure.message()))
+}
+
+/// The longest error message sent, in bytes: ERROR cannot be fragmented, and
+/// people read it.
+const MAX_MESSAGE_LEN: usize = 8 << 10;
+
+/// `message`, cut at a character boundary if it is very long.
+pub(super) fn message_bytes(message: &str) -> bytes::Bytes {
+    let end = message.floor_char_boundary(MAX_MESSAGE_LEN.min(message.len()));
+    bytes::Bytes::copy_from_slice(message.as_bytes().get(..end).unwrap_or_default())
+}
+
+/// The longest frame to send, without prefix.
+pub(super) fn frame_limit(max_frame_len: usize, config: &Config) -> usize {
+    const PREFIX_LEN: usize = 3;
+    let fragment_len = config.fragment_len.map_or(MAX_FRAME_LEN, |len| {
+        len.max(Config::MIN_FRAGMENT_LEN) - PREFIX_LEN
+    });
+    fragment_len.min(max_frame_len)
+}
+
+fn check_len(open: &Open, max_frame_len: usize, config: &Config) -> Result<(), Error> {
+    let fixed = fixed_len(open.interaction);
+    fits(&open.payload, fixed, max_frame_len, config)
+}
+
+/// Bytes of a request's frame before its metadata.
+fn fixed_len(interaction: Interaction) -> usize {
+    if interaction.has_initial_n() {
+        HEADER_LEN + 4
+    } else {
+        HEADER_LEN
+    }
+}
+
+/// Refuses a payload that needs fragments when there may be none [C011].
+fn fits(
+    payload: &Payload,
+    fixed: usize,
+    max_frame_len: usize,
+    config: &Config,
+) -> Result<(), Error> {
+    let metadata_length = if payload.metadata().is_some() { 3 } else { 0 };
+    let len = fixed + metadata_length + payload.len();
+    if config.fragment_len.is_none() && len > max_frame_len {
+        return Err(Error::TooLong {
+            len,
+            limit: max_frame_len,
+        });
+    }
+    Ok(())
+}

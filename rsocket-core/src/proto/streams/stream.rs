@@ -1,0 +1,222 @@
+//! The state of one stream, seen from either side.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::{
+    credit::{Credit, DemandPolicy, Prefetch},
+    state::{Role, State, StreamEvent},
+};
+use crate::{
+    Payload,
+    error::Error,
+    frame::{Demand, ErrorCode, Interaction, StreamId},
+    proto::fragment::{Cursor, Join},
+};
+
+/// One stream. Its halves and ledgers are kept by the types that own those
+/// rules; this one holds what waits in either direction.
+///
+/// Slots are used again for later streams, so that the queues keep their
+/// memory: a request in steady state allocates nothing.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    pub(super) role: Role,
+    pub(super) interaction: Interaction,
+    pub(super) state: State,
+    /// False in a slot that no stream uses.
+    pub(super) live: bool,
+    /// Handles that the application still has; the slot is kept for them.
+    pub(super) handles: u8,
+    /// Whether the stream stands in the list of those with something to send.
+    pub(super) queued: bool,
+    /// Whether the request was sent, if only its first fragment.
+    pub(super) announced: bool,
+
+    pub(super) credit: Credit,
+    pub(super) outbox: VecDeque<Item>,
+    /// What the outbox's payloads cost; see `Streams::queued_len`.
+    pub(super) outbox_cost: usize,
+    /// How far the outbox's first payload was sent.
+    pub(super) cursor: Cursor,
+    /// To be granted to the peer.
+    pub(super) request_n: u64,
+    /// CANCEL is to be sent.
+    pub(super) cancel: bool,
+
+    pub(super) prefetch: Prefetch,
+    /// Whether the first grant of a responder's inbound was made.
+    pub(super) demanded: bool,
+    pub(super) inbox: VecDeque<Payload>,
+    /// How the inbound half ended; told once the inbox is empty.
+    pub(super) end: Option<Ended>,
+    pub(super) join: Option<Box<Joining>>,
+
+    pub(super) reader_waits: bool,
+    pub(super) writer_waits: WriterWaits,
+}
+
+/// Something that waits to be sent, in order.
+#[derive(Debug)]
+pub(super) enum Item {
+    Request {
+        payload: Payload,
+        initial_n: Option<Demand>,
+        complete: bool,
+    },
+    Payload {
+        payload: Payload,
+        complete: bool,
+    },
+    Complete,
+    Error(ErrorCode, Bytes),
+}
+
+/// How an inbound half ended.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    Complete,
+    Failed(Error),
+}
+
+/// A payload that is being reassembled.
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub(super) join: Join,
+    /// Whether it is the request itself, which nobody has seen yet.
+    pub(super) is_request: bool,
+    /// Whether the peer completes with it.
+    pub(super) complete: bool,
+}
+
+/// What the writer wants to be woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriterWaits {
+    No,
+    /// It has nothing to send; only the end of its half concerns it.
+    ForEnd,
+    /// It has something to send.
+    ForCapacity,
+}
+
+impl Item {
+    /// What it counts for in the limits of queues: its bytes, and itself, so
+    /// that a flood of empty ones is counted too.
+    pub(super) fn cost(&self) -> usize {
+        let len = match self {
+            Self::Request { payload, .. } | Self::Payload { payload, .. } => payload.len(),
+            Self::Complete => 0,
+            Self::Error(_, message) => message.len(),
+        };
+        len + size_of::<Self>()
+    }
+}
+
+impl Stream {
+    /// Payloads that may wait in one stream's outbox: enough to fill a link's
+    /// batch, little enough that many streams share it fairly.
+    pub(super) const OUTBOX_LEN: usize = 32;
+
+    /// Queues longer than this are given back when the stream ends.
+    const KEPT_QUEUE_LEN: usize = 4;
+
+    pub(super) fn new(id: StreamId, role: Role, interaction: Interaction) -> Self {
+        Self {
+            id,
+            role,
+            interaction,
+            state: State::initial(role, interaction),
+            live: true,
+            handles: 0,
+            queued: false,
+            announced: matches!(role, Role::Responder),
+            credit: Credit::default(),
+            outbox: VecDeque::new(),
+            outbox_cost: 0,
+            cursor: Cursor::default(),
+            request_n: 0,
+            cancel: false,
+            prefetch: Prefetch::new(DemandPolicy::default()),
+            demanded: false,
+            inbox: VecDeque::new(),
+            end: None,
+            join: None,
+            reader_waits: false,
+            writer_waits: WriterWaits::No,
+        }
+    }
+
+    /// Makes the slot of an ended stream a new one, keeping its queues' memory.
+    pub(super) fn renew(&mut self, id: StreamId, role: Role, interaction: Interaction) {
+        let outbox = Self::emptied(std::mem::take(&mut self.outbox));
+        let inbox = Self::emptied(std::mem::take(&mut self.inbox));
+        *self = Self {
+            outbox,
+            inbox,
+            ..Self::new(id, role, interaction)
+        };
+    }
+
+    fn emptied<T>(mut queue: VecDeque<T>) -> VecDeque<T> {
+        queue.clear();
+        if queue.capacity() > Self::KEPT_QUEUE_LEN {
+            queue.shrink_to(Self::KEPT_QUEUE_LEN);
+        }
+        queue
+    }
+
+    /// Moves the state; false when the event has no place in it.
+    pub(super) fn transition(&mut self, event: StreamEvent) -> bool {
+        match self.state.after(self.role, event) {
+            Some(next) => {
+                self.state = next;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether anything waits to be sent.
+    pub(super) fn has_output(&self) -> bool {
+        !self.outbox.is_empty() || self.cancel || self.request_n > 0
+    }
+
+    /// Forgets what was not sent yet, and that a payload was half sent.
+    /// Returns what it cost.
+    #[must_use = "the session counts it too"]
+    pub(super) fn drop_output(&mut self) -> usize {
+        self.request_n = 0;
+        self.cancel = false;
+        self.drop_outbox()
+    }
+
+    /// Forgets payloads that were not sent yet. Returns what they cost.
+    #[must_use = "the session counts it too"]
+    pub(super) fn drop_outbox(&mut self) -> usize {
+        self.outbox.clear();
+        self.cursor = Cursor::default();
+        std::mem::take(&mut self.outbox_cost)
+    }
+
+    /// Payloads that the application may hand over now.
+    pub(super) fn room(&self) -> usize {
+        let room = Self::OUTBOX_LEN.saturating_sub(self.outbox.len());
+        match self.interaction {
+            Interaction::RequestStream | Interaction::RequestChannel => {
+                room.min(usize::try_from(self.credit.balance()).unwrap_or(usize::MAX))
+            }
+            Interaction::RequestResponse | Interaction::FireAndForget => room,
+        }
+    }
+
+    /// Adds to what is to be granted; nothing once the peer's half is over.
+    pub(super) fn owe(&mut self, n: Option<Demand>) {
+        if let Some(n) = n
+            && self.state.can_receive()
+        {
+            self.request_n = self.request_n.saturating_add(n.get().into());
+        }
+    }
+}
