@@ -1,0 +1,206 @@
+//! Connecting.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    Payload, Requester, Responder,
+    driver::{Dispatcher, Driver, Shared, now},
+    error::{CloseReason, Error},
+    frame::Millis31,
+    proto::{Config, Limits, Session, SetupOptions},
+    transport::{Connector, Link},
+};
+
+/// Connects with all defaults and no responder of our own.
+///
+/// SETUP is sent, and requests may follow at once; a server that refuses shows
+/// in their errors and in [`Requester::closed`].
+///
+/// # Errors
+///
+/// [`Error::Closed`] when the transport cannot connect.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with time enabled.
+pub async fn connect(connector: impl Connector) -> Result<Requester, Error> {
+    Client::new().connect(connector).await
+}
+
+/// Connects with other than default settings.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use rsocket_core::{Client, Handlers, Payload, transport::memory::MemoryConnector};
+///
+/// # async fn example() -> Result<(), rsocket_core::Error> {
+/// let peer = Client::new()
+///     .keepalive(Duration::from_secs(5), Duration::from_secs(20))
+///     .setup(Payload::new("token"))
+///     .responder(Handlers::new().on_request_response(|request| async { Ok(request) }))
+///     .connect(MemoryConnector::new("service"))
+///     .await?;
+/// # drop(peer); Ok(()) }
+/// ```
+pub struct Client {
+    config: Config,
+    setup: SetupOptions,
+    dispatcher: Dispatcher,
+}
+
+impl Client {
+    /// All defaults: keepalive every 20 s, the server dead after 90 s of
+    /// silence, no fragmentation, requests of the server rejected.
+    #[expect(clippy::new_without_default, reason = "it is a builder")]
+    pub fn new() -> Self {
+        Self {
+            config: Config::default(),
+            setup: SetupOptions::default(),
+            dispatcher: Dispatcher::new(Arc::new(())),
+        }
+    }
+
+    /// How often to send KEEPALIVE, and how long either side may be silent
+    /// before the other gives it up: both are rounded up to whole milliseconds
+    /// and held to 1 ms ..= 2^31-1 ms.
+    #[must_use]
+    pub fn keepalive(mut self, interval: Duration, max_lifetime: Duration) -> Self {
+        self.setup.keepalive_interval = millis(interval);
+        self.setup.max_lifetime = millis(max_lifetime);
+        self
+    }
+
+    /// The payload that the server's acceptor sees: a token, a route.
+    #[must_use]
+    pub fn setup(mut self, payload: impl Into<Payload>) -> Self {
+        self.setup.payload = payload.into();
+        self
+    }
+
+    /// Media type of data on this connection; ASCII, at most 127 bytes for all
+    /// peers to cope.
+    #[must_use]
+    pub fn data_mime(mut self, mime: impl Into<String>) -> Self {
+        self.setup.data_mime = mime.into();
+        self
+    }
+
+    /// Media type of metadata on this connection, likewise.
+    #[must_use]
+    pub fn metadata_mime(mut self, mime: impl Into<String>) -> Self {
+        self.setup.metadata_mime = mime.into();
+        self
+    }
+
+    /// Fragments payloads so that no frame is longer than `len` bytes; see
+    /// [`Config::fragment_len`].
+    #[must_use]
+    pub fn fragment(mut self, len: usize) -> Self {
+        self.config.fragment_len = Some(len);
+        self
+    }
+
+    /// What the server may make this side hold.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// How long [`Requester::close`] waits for open streams.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.config.drain_timeout = timeout;
+        self
+    }
+
+    /// Answers the server's requests.
+    #[must_use]
+    pub fn responder(mut self, responder: impl Responder) -> Self {
+        self.dispatcher = Dispatcher::new(Arc::new(responder));
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes what it had opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] when the transport cannot connect, and
+    /// [`Error::TooLong`] when SETUP does not fit a frame, or one of its media
+    /// types is over 255 bytes.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time enabled.
+    pub async fn connect(self, connector: impl Connector) -> Result<Requester, Error> {
+        self.check()?;
+        let link = connector
+            .connect()
+            .await
+            .map_err(|error| Error::Closed(error.into()))?;
+        Ok(self.connect_link(link))
+    }
+
+    /// Starts a session on a link that is already there.
+    fn connect_link(self, link: Link) -> Requester {
+        let session = Session::client(now(), self.config, &self.setup, link.limits());
+        let Link { tx, rx, info, .. } = link;
+        let span = tracing::info_span!("rsocket", side = "client", transport = info.scheme);
+        let shared = Shared::new(session, tx, info, true);
+        let requester = Requester::new(Arc::clone(&shared));
+        // SETUP leaves now, with whatever request comes first.
+        shared.with(|_| ());
+        let driver = Driver::client(shared, rx, self.dispatcher);
+        tokio::spawn(tracing::Instrument::instrument(driver, span));
+        requester
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        const MAX_MIME_LEN: usize = u8::MAX as usize;
+        let setup = &self.setup;
+        for mime in [&setup.data_mime, &setup.metadata_mime] {
+            if mime.len() > MAX_MIME_LEN {
+                return Err(Error::TooLong {
+                    len: mime.len(),
+                    limit: MAX_MIME_LEN,
+                });
+            }
+        }
+        let limit = crate::frame::MAX_FRAME_LEN;
+        let len = setup.payload.len() + 1024;
+        if len > limit {
+            return Err(Error::TooLong { len, limit });
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("config", &self.config)
+            .field("setup", &self.setup)
+            .finish_non_exhaustive()
+    }
+}
+
+fn millis(duration: Duration) -> Millis31 {
+    const MAX: Millis31 = Millis31::new((1 << 31) - 1).unwrap();
+    const MIN: Millis31 = Millis31::new(1).unwrap();
+    if duration.is_zero() {
+        return MIN;
+    }
+    Millis31::from_duration(duration).unwrap_or(MAX)
+}
+
+impl From<CloseReason> for Error {
+    fn from(reason: CloseReason) -> Self {
+        Self::Closed(reason)
+    }
+}

@@ -1,0 +1,424 @@
+//! The async shell: it moves frames, wakes tasks and waits.
+//!
+//! [`Shared`] is a connection's one lock, with the session and the link's
+//! sending half behind it. It is never held across an await or while a user's
+//! code or waker runs. Whoever wants something locks it, tells the session, and
+//! sends what came of it straight into the transport's memory: no channel, no
+//! other task.
+//!
+//! [`Driver`](task::Driver) is the connection's one task. It reads the link,
+//! serves requests, keeps time, and finishes what others could not: frames that
+//! the link did not take, and flushes put off so that they cover many frames.
+
+mod dispatch;
+mod serve;
+mod task;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use tokio::sync::watch;
+
+pub(crate) use self::{
+    dispatch::Dispatcher,
+    serve::Outbound,
+    task::{Accepting, Acceptor, Driver},
+};
+use crate::{
+    error::{CloseReason, Error},
+    proto::{Capacity, Open, Progress, Session, StreamKey, Take, Wake},
+    transport::{FrameTx, LinkInfo},
+};
+
+/// What a connection's handles and its driver share.
+pub(crate) struct Shared {
+    inner: Mutex<Inner>,
+    closed: watch::Sender<Option<CloseReason>>,
+    link: LinkInfo,
+    /// Handles through which the application may still open requests.
+    handles: AtomicUsize,
+    /// Whether dropping the last of them closes the connection.
+    close_when_unused: bool,
+}
+
+/// What the lock guards.
+pub(crate) struct Inner {
+    pub(crate) session: Session,
+    tx: Box<dyn FrameTx>,
+    /// By slot: who waits on which stream.
+    waiting: Vec<Waiting>,
+    /// Tasks that wait for room among the frames of stream 0.
+    push_waiters: Vec<Waker>,
+    driver: Waker,
+    /// Frames that the link took and that were not flushed.
+    unflushed: usize,
+    /// The link took nothing; the driver tries again when it is told to.
+    blocked: bool,
+    /// The link failed under somebody's hands; the driver is to know.
+    lost: Option<CloseReason>,
+    /// The driver is to flush.
+    flush_wanted: bool,
+    /// A flush did not get done; the link tells the driver when to go on.
+    flush_pending: bool,
+    /// The driver was woken and did not run yet.
+    driver_called: bool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// Time for `proto`: virtual when tokio's clock is paused.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Shared {
+    pub(crate) fn new(
+        session: Session,
+        tx: Box<dyn FrameTx>,
+        link: LinkInfo,
+        close_when_unused: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                session,
+                tx,
+                waiting: Vec::new(),
+                push_waiters: Vec::new(),
+                driver: Waker::noop().clone(),
+                unflushed: 0,
+                blocked: false,
+                lost: None,
+                flush_wanted: false,
+                flush_pending: false,
+                driver_called: false,
+            }),
+            closed: watch::Sender::new(None),
+            link,
+            handles: AtomicUsize::new(0),
+            close_when_unused,
+        })
+    }
+
+    pub(crate) fn link(&self) -> &LinkInfo {
+        &self.link
+    }
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The application dropped a handle; without any it can ask for nothing
+    /// more, so a client's connection ends.
+    pub(crate) fn drop_handle(&self) {
+        // AcqRel: what other handles did comes before the close.
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 && self.close_when_unused {
+            self.with(|inner| inner.session.close(now()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic under the lock would be our bug; others go on as they can.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the session something, sends what comes of it, and wakes those
+    /// whom it concerns.
+    pub(crate) fn with<R>(&self, tell: impl FnOnce(&mut Inner) -> R) -> R {
+        let mut inner = self.lock();
+        let result = tell(&mut inner);
+        inner.pump();
+        inner.flush_by_rule();
+        let wakes = inner.take_wakes();
+        let driver = inner.driver_to_wake();
+        drop(inner);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        wakes.wake();
+        result
+    }
+
+    /// Opens a stream: the request is with the link, or queued, on return.
+    #[inline]
+    pub(crate) fn open(&self, open: Open) -> Result<StreamKey, Error> {
+        self.with(|inner| inner.session.open(open))
+    }
+
+    /// Takes what arrived on a stream; on `Pending` the task will be woken.
+    #[inline]
+    pub(crate) fn poll_take(&self, cx: &Context<'_>, key: StreamKey) -> Take {
+        self.with(|inner| inner.poll_take(cx, key))
+    }
+
+    /// Takes a request's one answer and lets go of the stream.
+    #[inline]
+    pub(crate) fn poll_answer(&self, cx: &Context<'_>, key: StreamKey) -> Take {
+        // Nothing to send comes of it, unless it was the last thing that a
+        // closing connection waited for.
+        let mut inner = self.lock();
+        let take = inner.poll_take(cx, key);
+        if !matches!(take, Take::Pending) {
+            inner.session.release(key);
+            let driver = inner.driver_to_wake();
+            drop(inner);
+            if let Some(driver) = driver {
+                driver.wake();
+            }
+        }
+        take
+    }
+
+    /// Ends a stream that its reader gave up.
+    pub(crate) fn cancel_and_release(&self, key: StreamKey) {
+        self.release_reader(key, false);
+    }
+
+    /// Lets go of a stream's receiving half; cancels it unless it has ended.
+    pub(crate) fn release_reader(&self, key: StreamKey, ended: bool) {
+        self.with(|inner| {
+            inner.waiting(key.slot).reader = None;
+            if !ended {
+                inner.session.cancel(key);
+            }
+            inner.session.release(key);
+        });
+    }
+
+    /// Asks for the end in good order.
+    pub(crate) fn close(&self) {
+        self.with(|inner| inner.session.close(now()));
+    }
+
+    /// Ends the connection at once.
+    pub(crate) fn abort(&self) {
+        self.with(|inner| inner.session.abort());
+    }
+
+    /// Waits for the end of the connection, link included.
+    pub(crate) async fn closed(&self) -> CloseReason {
+        let mut closed = self.closed.subscribe();
+        let reason = closed.wait_for(Option::is_some).await;
+        match reason.as_deref() {
+            Ok(Some(reason)) => reason.clone(),
+            // The sender lives in `self`.
+            Ok(None) | Err(_) => CloseReason::Local,
+        }
+    }
+
+    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+        self.closed.borrow().clone()
+    }
+
+    /// Waits until METADATA_PUSH may be sent, and sends it.
+    pub(crate) fn poll_metadata_push(
+        &self,
+        cx: &Context<'_>,
+        metadata: &[u8],
+    ) -> Poll<Result<(), Error>> {
+        self.with(|inner| {
+            if inner.session.has_push_room() {
+                return Poll::Ready(inner.session.metadata_push(metadata));
+            }
+            inner.push_waiters.push(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn poll_take(&mut self, cx: &Context<'_>, key: StreamKey) -> Take {
+        let take = self.session.poll_take(key);
+        if matches!(take, Take::Pending) {
+            remember(&mut self.waiting(key.slot).reader, cx);
+        }
+        take
+    }
+
+    /// How many payloads a stream takes now; on `Pending` the task will be
+    /// woken.
+    pub(crate) fn poll_capacity(&mut self, cx: &Context<'_>, key: StreamKey) -> Capacity {
+        let capacity = self.session.poll_capacity(key);
+        if capacity == Capacity::Pending {
+            remember(&mut self.waiting(key.slot).writer, cx);
+        }
+        capacity
+    }
+
+    /// Whether a stream's sending half is over; else the task will be woken
+    /// when it ends.
+    pub(crate) fn poll_send_closed(&mut self, cx: &Context<'_>, key: StreamKey) -> bool {
+        let closed = self.session.poll_send_closed(key);
+        if !closed {
+            remember(&mut self.waiting(key.slot).writer, cx);
+        }
+        closed
+    }
+
+    /// Credit granted since the last call; `None` when the sending half is
+    /// over. On `Pending` the task will be woken.
+    pub(crate) fn poll_granted(&mut self, cx: &Context<'_>, key: StreamKey) -> Poll<Option<u64>> {
+        let granted = self.session.poll_granted(key);
+        if granted.is_pending() {
+            remember(&mut self.waiting(key.slot).writer, cx);
+        }
+        granted
+    }
+
+    pub(crate) fn forget_writer(&mut self, slot: usize) {
+        self.waiting(slot).writer = None;
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "made long enough just before")]
+    fn waiting(&mut self, slot: usize) -> &mut Waiting {
+        if self.waiting.len() <= slot {
+            self.waiting.resize_with(slot + 1, Waiting::default);
+        }
+        &mut self.waiting[slot]
+    }
+
+    /// Moves frames from the session to the link until one of them has no more.
+    #[inline]
+    fn pump(&mut self) {
+        if self.blocked || self.lost.is_some() {
+            return;
+        }
+        let mut cx = Context::from_waker(&self.driver);
+        loop {
+            let tx = &mut self.tx;
+            match self.session.transmit(|frame| tx.poll_send(&mut cx, frame)) {
+                Ok(Progress::Sent) => self.unflushed += 1,
+                Ok(Progress::Idle) => return,
+                Ok(Progress::Blocked) => {
+                    self.blocked = true;
+                    return;
+                }
+                Err(error) => {
+                    self.lost = Some(error.into());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Flushes now, or leaves it to the driver so that it covers more.
+    ///
+    /// A lone request is written at once. With many in flight one write for
+    /// each would cost more than all else, but one write for all would make
+    /// both ends take turns; a part of what is in flight keeps both busy.
+    #[inline]
+    fn flush_by_rule(&mut self) {
+        if self.unflushed == 0 {
+            return;
+        }
+        let open = self.session.streams_open();
+        if open <= 1 || self.unflushed >= flush_batch(open) {
+            self.flush();
+        } else {
+            self.flush_wanted = true;
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
+        self.unflushed = 0;
+        let mut cx = Context::from_waker(&self.driver);
+        let flushed = self.tx.poll_flush(&mut cx);
+        self.flush_pending = flushed.is_pending();
+        if let Poll::Ready(Err(error)) = flushed {
+            self.lost = Some(error.into());
+        }
+    }
+
+    /// The driver, if it has something to do that it does not know of.
+    fn driver_to_wake(&mut self) -> Option<Waker> {
+        let wanted = self.flush_wanted || self.lost.is_some() || self.session.has_events();
+        if !wanted || self.driver_called {
+            return None;
+        }
+        self.driver_called = true;
+        Some(self.driver.clone())
+    }
+
+    /// Whether to read on: not while the peer does not read what it is owed.
+    fn wants_input(&self) -> bool {
+        self.session.wants_input() && self.session.wants_work()
+    }
+
+    fn take_wakes(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
+        self.drain_wakes(|waker| wakes.push(waker));
+        wakes
+    }
+
+    fn drain_wakes(&mut self, mut push: impl FnMut(Waker)) {
+        while let Some(wake) = self.session.poll_wake() {
+            let waker = match wake {
+                Wake::Reader(slot) => self.waiting(slot).reader.take(),
+                Wake::Writer(slot) => self.waiting(slot).writer.take(),
+            };
+            if let Some(waker) = waker {
+                push(waker);
+            }
+        }
+        if !self.push_waiters.is_empty() && self.session.has_push_room() {
+            self.push_waiters.drain(..).for_each(push);
+        }
+    }
+}
+
+/// Frames worth one write when `open` streams are open: an eighth of them, at
+/// least a few, at most what two kilobytes of small frames make.
+fn flush_batch(open: usize) -> usize {
+    (open / 8).clamp(2, 64)
+}
+
+fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) if waker.will_wake(cx.waker()) => {}
+        _ => *place = Some(cx.waker().clone()),
+    }
+}
+
+/// Tasks to wake once the lock is free: mostly none or one.
+#[derive(Default)]
+struct Wakes {
+    first: Option<Waker>,
+    more: Vec<Waker>,
+}
+
+impl Wakes {
+    fn push(&mut self, waker: Waker) {
+        match self.first {
+            None => self.first = Some(waker),
+            Some(_) => self.more.push(waker),
+        }
+    }
+
+    fn wake(self) {
+        if let Some(first) = self.first {
+            first.wake();
+            self.more.into_iter().for_each(Waker::wake);
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! [`PayloadStream`] and [`PayloadSink`]: the two halves of long interactions.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_core::Stream;
+use futures_util::StreamExt as _;
+
+use crate::{
+    Failure, Payload, Requester,
+    driver::{Outbound, Shared},
+    error::Error,
+    frame::{Demand, Interaction},
+    proto::{Capacity, DemandPolicy, Open, StreamKey, Take},
+};
+
+type BoxOutbound = Pin<Box<dyn Stream<Item = Payload> + Send>>;
+
+/// Payloads from the peer, in order, ending with `None` when it completes, or
+/// with an error.
+///
+/// Holds at most its prefetch (64 payloads unless changed) in memory; the peer
+/// is granted more as payloads are taken.
+///
+/// **Dropping it cancels**, at once, even if nothing ever arrives. For the side
+/// that asked, this ends the stream; for a responder, it tells the peer to stop
+/// sending, and what the responder sends goes on.
+#[must_use = "streams do nothing unless polled"]
+pub struct PayloadStream {
+    state: State,
+    /// Keeps a client's connection open.
+    requester: Option<Requester>,
+    demand: DemandPolicy,
+}
+
+enum State {
+    /// Asked for when first polled.
+    Request(Payload),
+    /// Asked for when first polled and `outbound` has its first payload.
+    Channel(BoxOutbound),
+    Open(Reader),
+    Done,
+}
+
+/// A stream's receiving half in the application's hands.
+struct Reader {
+    shared: Arc<Shared>,
+    key: StreamKey,
+    /// Its end was seen: letting go of it cancels nothing.
+    ended: bool,
+}
+
+impl Reader {
+    fn new(shared: Arc<Shared>, key: StreamKey) -> Self {
+        Self {
+            shared,
+            key,
+            ended: false,
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.release_reader(self.key, self.ended);
+    }
+}
+
+impl PayloadStream {
+    pub(crate) fn request(requester: Requester, payload: Payload) -> Self {
+        Self {
+            state: State::Request(payload),
+            requester: Some(requester),
+            demand: DemandPolicy::default(),
+        }
+    }
+
+    pub(crate) fn channel(
+        requester: Requester,
+        outbound: impl Stream<Item = Payload> + Send + 'static,
+    ) -> Self {
+        Self {
+            state: State::Channel(Box::pin(outbound)),
+            requester: Some(requester),
+            demand: DemandPolicy::default(),
+        }
+    }
+
+    /// A channel whose request was sent.
+    pub(crate) fn opened(requester: Requester, key: StreamKey) -> Self {
+        let shared = Arc::clone(requester.shared());
+        Self {
+            state: State::Open(Reader::new(shared, key)),
+            requester: Some(requester),
+            demand: DemandPolicy::default(),
+        }
+    }
+
+    /// The inbound half of a channel that the peer opened.
+    pub(crate) fn inbound(shared: Arc<Shared>, key: StreamKey) -> Self {
+        Self {
+            state: State::Open(Reader::new(shared, key)),
+            requester: None,
+            demand: DemandPolicy::default(),
+        }
+    }
+
+    /// Asks for up to `high` payloads ahead of their use, and for more when a
+    /// quarter of them is left.
+    ///
+    /// Has no effect after the first poll.
+    pub fn prefetch(self, high: Demand) -> Self {
+        self.demand(DemandPolicy::prefetch(high))
+    }
+
+    /// Sets how payloads are asked for. Has no effect after the first poll.
+    ///
+    /// With [`DemandPolicy::Manual`] nothing is asked for but its initial
+    /// request-n and what [`request_n`](Self::request_n) adds, and what was
+    /// asked for is buffered until it is taken.
+    pub fn demand(mut self, policy: DemandPolicy) -> Self {
+        self.demand = policy;
+        if let State::Open(Reader { shared, key, .. }) = &self.state {
+            shared.with(|inner| inner.session.set_demand(*key, policy));
+        }
+        self
+    }
+
+    /// Asks for `n` payloads on top of what the demand policy asks for: one
+    /// REQUEST_N. Without effect before the first poll and after the end.
+    ///
+    /// Spec: "REQUEST_N Frame (0x08)".
+    pub fn request_n(&mut self, n: Demand) {
+        if let State::Open(Reader { shared, key, .. }) = &self.state {
+            shared.with(|inner| inner.session.request_n(*key, n));
+        }
+    }
+
+    /// Sends the request now, if that was not done yet.
+    fn open(&mut self, interaction: Interaction, payload: Payload) -> Result<StreamKey, Error> {
+        let Some(requester) = &self.requester else {
+            return Err(Error::Canceled);
+        };
+        let shared = Arc::clone(requester.shared());
+        let key = shared.open(Open {
+            interaction,
+            payload,
+            demand: self.demand,
+            complete: false,
+        })?;
+        self.state = State::Open(Reader::new(shared, key));
+        Ok(key)
+    }
+
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Request(payload) => {
+                self.open(Interaction::RequestStream, payload)?;
+            }
+            State::Channel(mut outbound) => {
+                let first = match outbound.poll_next_unpin(cx) {
+                    Poll::Ready(Some(first)) => first,
+                    Poll::Ready(None) => return Poll::Ready(Err(Error::EmptyChannel)),
+                    Poll::Pending => {
+                        self.state = State::Channel(outbound);
+                        return Poll::Pending;
+                    }
+                };
+                let key = self.open(Interaction::RequestChannel, first)?;
+                if let State::Open(reader) = &self.state {
+                    let source = Box::pin(outbound.map(Ok));
+                    let shared = Arc::clone(&reader.shared);
+                    tokio::spawn(Outbound::serve(source, shared, key));
+                }
+            }
+            state @ (State::Open(_) | State::Done) => self.state = state,
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stream for PayloadStream {
+    type Item = Result<Payload, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if let Err(error) = ready!(this.poll_open(cx)) {
+            this.requester = None;
+            return Poll::Ready(Some(Err(error)));
+        }
+        let State::Open(reader) = &mut this.state else {
+            return Poll::Ready(None);
+        };
+        let item = match reader.shared.poll_take(cx, reader.key) {
+            Take::Pending => return Poll::Pending,
+            Take::Payload(payload) => return Poll::Ready(Some(Ok(payload))),
+            Take::Complete => None,
+            Take::Failed(error) => Some(Err(error)),
+        };
+        reader.ended = true;
+        this.state = State::Done;
+        this.requester = None;
+        Poll::Ready(item)
+    }
+}
+
+impl fmt::Debug for PayloadStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (state, id) = match &self.state {
+            State::Request(_) | State::Channel(_) => ("not sent yet", None),
+            State::Open(reader) => ("open", Some(reader.key.id.get())),
+            State::Done => ("over", None),
+        };
+        f.debug_struct("PayloadStream")
+            .field("state", &state)
+            .field("stream_id", &id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The sending half of a channel: see
+/// [`Requester::open_channel`](crate::Requester::open_channel).
+///
+/// Dropping it completes this side, as [`complete`](Self::complete) does.
+pub struct PayloadSink {
+    outbound: Option<Outbound>,
+}
+
+impl PayloadSink {
+    pub(crate) fn new(shared: Arc<Shared>, key: StreamKey) -> Self {
+        Self {
+            outbound: Some(Outbound::new(shared, key)),
+        }
+    }
+
+    /// Sends one payload: waits for one credit of the peer and for room on the
+    /// link.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: dropped before it is ready, nothing was sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Canceled`] when the peer wants no more, or the channel is over;
+    /// the stream of answers says more. [`Error::TooLong`].
+    pub async fn send(&mut self, payload: impl Into<Payload>) -> Result<(), Error> {
+        let mut payload = Some(payload.into());
+        poll_fn(|cx| {
+            let Some(outbound) = &self.outbound else {
+                return Poll::Ready(Err(Error::Canceled));
+            };
+            outbound.with(|inner, key| match inner.poll_capacity(cx, key) {
+                Capacity::Pending => Poll::Pending,
+                Capacity::Closed => Poll::Ready(Err(Error::Canceled)),
+                Capacity::Payloads(_) => match payload.take() {
+                    Some(payload) => Poll::Ready(inner.session.send(key, payload)),
+                    None => Poll::Ready(Ok(())),
+                },
+            })
+        })
+        .await
+    }
+
+    /// Waits until the peer grants more credit, and returns how many payloads
+    /// it granted since the last call (endless demand is 2^31-1 or more).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Canceled`] when the peer wants no more, or the channel is over.
+    pub async fn granted(&mut self) -> Result<u64, Error> {
+        poll_fn(|cx| {
+            let Some(outbound) = &self.outbound else {
+                return Poll::Ready(Err(Error::Canceled));
+            };
+            outbound.with(|inner, key| match inner.poll_granted(cx, key) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(None) => Poll::Ready(Err(Error::Canceled)),
+                Poll::Ready(Some(n)) => Poll::Ready(Ok(n)),
+            })
+        })
+        .await
+    }
+
+    /// Completes this side; answers go on. Without effect after its end.
+    pub fn complete(mut self) {
+        self.finish();
+    }
+
+    /// Ends the channel in both directions with an ERROR frame, behind what
+    /// was sent before.
+    pub fn fail(mut self, failure: &Failure) {
+        if let Some(outbound) = self.outbound.take() {
+            outbound.finish(|inner, key| inner.session.fail(key, failure));
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(outbound) = self.outbound.take() {
+            outbound.finish(|inner, key| inner.session.complete(key));
+        }
+    }
+}
+
+impl Drop for PayloadSink {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl fmt::Debug for PayloadSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PayloadSink").finish_non_exhaustive()
+    }
+}

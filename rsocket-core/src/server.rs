@@ -1,0 +1,333 @@
+//! Accepting connections.
+
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+use tracing::Instrument as _;
+
+use crate::{
+    Failure, Payload, Requester, Responder,
+    driver::{Accepting, Acceptor, Dispatcher, Driver, Shared, now},
+    proto::{self, Config, Limits, Session},
+    transport::{Handshake, Link, LinkInfo, Listener, TransportError},
+};
+
+/// Serves every connection that `listener` accepts, with all defaults, until
+/// the listener fails.
+///
+/// `accept` sees each client's SETUP and returns the responder for it, or
+/// refuses it. The [`Requester`] sends requests to that client; they wait until
+/// it was accepted.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the listener and drops all connections. See
+/// [`Server::serve_until`] for an end in good order.
+///
+/// # Errors
+///
+/// The listener's own error. A connection's errors end only that connection.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with time enabled.
+///
+/// # Examples
+///
+/// ```
+/// use rsocket_core::{Handlers, Payload, connect, serve};
+/// use rsocket_core::transport::memory::{MemoryConnector, MemoryListener};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = MemoryListener::bind("echo")?;
+/// tokio::spawn(serve(listener, |_setup, _client| async {
+///     Ok(Handlers::new().on_request_response(|request| async { Ok(request) }))
+/// }));
+///
+/// let peer = connect(MemoryConnector::new("echo")).await?;
+/// let pong = peer.request_response("ping").await?;
+/// assert_eq!(pong.data(), b"ping");
+/// # Ok(()) }
+/// ```
+pub async fn serve<A, F, R>(
+    listener: impl Listener,
+    accept: A,
+) -> Result<Infallible, TransportError>
+where
+    // Not `AsyncFn`: one cannot yet ask that its future be `Send`, and each
+    // connection is a task of its own.
+    A: Fn(Setup, Requester) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R, Failure>> + Send + 'static,
+    R: Responder,
+{
+    Server::new().serve(listener, accept).await
+}
+
+/// What a client sent when it connected, and what is known of its link.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    setup: proto::Setup,
+    link: LinkInfo,
+}
+
+impl Setup {
+    /// The client application's own payload: an authentication token, a route.
+    pub fn payload(&self) -> &Payload {
+        &self.setup.payload
+    }
+
+    /// Media type of data on this connection.
+    pub fn data_mime(&self) -> &str {
+        &self.setup.data_mime
+    }
+
+    /// Media type of metadata on this connection.
+    pub fn metadata_mime(&self) -> &str {
+        &self.setup.metadata_mime
+    }
+
+    /// How often the client will send KEEPALIVE.
+    pub fn keepalive_interval(&self) -> Duration {
+        self.setup.keepalive_interval
+    }
+
+    /// How long either side may be silent before the other gives it up.
+    pub fn max_lifetime(&self) -> Duration {
+        self.setup.max_lifetime
+    }
+
+    /// The link: peer address, TLS identity, handshake headers.
+    pub fn link(&self) -> &LinkInfo {
+        &self.link
+    }
+}
+
+/// Serves with other than default settings.
+#[derive(Clone, Debug)]
+pub struct Server {
+    config: Config,
+    max_connections: usize,
+}
+
+impl Server {
+    /// Connections at once: what a process can have descriptors for, mostly.
+    const MAX_CONNECTIONS: usize = 65_536;
+
+    /// All defaults.
+    #[expect(clippy::new_without_default, reason = "it is a builder")]
+    pub fn new() -> Self {
+        Self {
+            config: Config::default(),
+            max_connections: Self::MAX_CONNECTIONS,
+        }
+    }
+
+    /// Fragments payloads so that no frame is longer than `len` bytes; see
+    /// [`Config::fragment_len`].
+    #[must_use]
+    pub fn fragment(mut self, len: usize) -> Self {
+        self.config.fragment_len = Some(len);
+        self
+    }
+
+    /// What each client may make this side hold.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Connections at once; more wait to be accepted. Default 65,536.
+    #[must_use]
+    pub fn max_connections(mut self, n: usize) -> Self {
+        self.max_connections = n.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How long a close in good order waits for open streams.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.config.drain_timeout = timeout;
+        self
+    }
+
+    /// As [`serve`], with these settings.
+    ///
+    /// # Errors
+    ///
+    /// The listener's own error.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time enabled.
+    pub async fn serve<A, F, R>(
+        self,
+        listener: impl Listener,
+        accept: A,
+    ) -> Result<Infallible, TransportError>
+    where
+        A: Fn(Setup, Requester) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R, Failure>> + Send + 'static,
+        R: Responder,
+    {
+        let mut connections = Connections::new(self, listener, accept);
+        loop {
+            connections.accept_one().await?;
+        }
+    }
+
+    /// Serves until `shutdown` is ready, then ends in good order: takes no more
+    /// connections, tells the clients (CONNECTION_CLOSE), and lets open streams
+    /// end, for at most the drain timeout.
+    ///
+    /// # Errors
+    ///
+    /// The listener's own error; connections are then ended as well.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time enabled.
+    pub async fn serve_until<A, F, R>(
+        self,
+        listener: impl Listener,
+        accept: A,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), TransportError>
+    where
+        A: Fn(Setup, Requester) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R, Failure>> + Send + 'static,
+        R: Responder,
+    {
+        let mut connections = Connections::new(self, listener, accept);
+        let mut shutdown = std::pin::pin!(shutdown);
+        let result = loop {
+            tokio::select! {
+                () = &mut shutdown => break Ok(()),
+                accepted = connections.accept_one() => if let Err(error) = accepted {
+                    break Err(error);
+                },
+            }
+        };
+        connections.drain().await;
+        result
+    }
+}
+
+type Decide = dyn Fn(proto::Setup, Arc<Shared>) -> Accepting + Send + Sync;
+
+/// A listener and the connections it took in.
+struct Connections {
+    config: Config,
+    listener: Box<dyn Listener>,
+    decide: Arc<Decide>,
+    free: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+    /// Tells all connections to end.
+    closing: tokio::sync::watch::Sender<bool>,
+}
+
+impl Connections {
+    fn new<A, F, R>(server: Server, listener: impl Listener, accept: A) -> Self
+    where
+        A: Fn(Setup, Requester) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R, Failure>> + Send + 'static,
+        R: Responder,
+    {
+        let accept = Arc::new(accept);
+        let decide = move |setup, shared: Arc<Shared>| -> Accepting {
+            let link = shared.link().clone();
+            let requester = Requester::new(shared);
+            let decision = accept(Setup { setup, link }, requester);
+            Box::pin(async move {
+                let responder = decision.await?;
+                Ok(Dispatcher::new(Arc::new(responder)))
+            })
+        };
+        Self {
+            config: server.config,
+            listener: Box::new(listener),
+            decide: Arc::new(decide),
+            free: Arc::new(Semaphore::new(server.max_connections)),
+            tasks: JoinSet::new(),
+            closing: tokio::sync::watch::Sender::new(false),
+        }
+    }
+
+    /// Waits for one connection and gives it a task of its own.
+    ///
+    /// Cancel-safe.
+    async fn accept_one(&mut self) -> Result<(), TransportError> {
+        while self.tasks.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&self.free).acquire_owned().await else {
+            return Ok(()); // The semaphore is never closed.
+        };
+        let handshake = self.listener.accept().await?;
+        let connection = serve_connection(
+            handshake,
+            self.config.clone(),
+            Arc::clone(&self.decide),
+            self.closing.subscribe(),
+            permit,
+        );
+        self.tasks
+            .spawn(connection.instrument(tracing::info_span!("rsocket", side = "server")));
+        Ok(())
+    }
+
+    async fn drain(mut self) {
+        drop(self.listener);
+        self.closing.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// One connection, from its handshake to its end.
+async fn serve_connection(
+    handshake: Handshake,
+    config: Config,
+    decide: Arc<Decide>,
+    mut closing: tokio::sync::watch::Receiver<bool>,
+    permit: OwnedSemaphorePermit,
+) {
+    let limit = config.limits.setup_timeout;
+    let link = match tokio::time::timeout(limit, handshake).await {
+        Ok(Ok(link)) => link,
+        Ok(Err(error)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::debug!(%error, cause, "handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(?limit, "handshake took too long");
+            return;
+        }
+    };
+    let session = Session::server(now(), config, link.limits());
+    let Link { tx, rx, info, .. } = link;
+    tracing::debug!(transport = info.scheme, peer = ?info.peer_addr, "accepted");
+    let shared = Shared::new(session, tx, info, false);
+    let acceptor: Acceptor = {
+        let shared = Arc::clone(&shared);
+        Box::new(move |setup| decide(setup, shared))
+    };
+    let mut driver: Pin<Box<Driver>> = Box::pin(Driver::server(Arc::clone(&shared), rx, acceptor));
+    let told_to_close = async {
+        // An error means that the server is gone, and this task with it.
+        let _ = closing.wait_for(|closing| *closing).await.is_ok();
+    };
+    tokio::select! {
+        () = &mut driver => {}
+        () = told_to_close => {
+            shared.close();
+            driver.await;
+        }
+    }
+    if let Some(reason) = shared.close_reason() {
+        tracing::debug!(%reason, "connection ended");
+    }
+    drop(permit);
+}
