@@ -134,7 +134,7 @@ impl fmt::Debug for Payload {
 #[derive(Clone)]
 pub(crate) enum Chunk {
     /// Short, and kept in place: no allocation, no reference count.
-    Inline(u8, [u8; Chunk::INLINE_LEN]),
+    Inline(u8, [u8; Self::INLINE_LEN]),
     Shared(Bytes),
 }
 

@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 
 use crate::{
     Failure, Payload, Requester,
-    driver::{Outbound, Shared},
+    driver::{Inner, Outbound, Shared},
     error::Error,
     frame::{Demand, Interaction},
     proto::{Capacity, DemandPolicy, Open, StreamKey, Take},
@@ -248,7 +248,7 @@ impl PayloadSink {
     /// # Errors
     ///
     /// [`Error::Canceled`] when the peer wants no more, or the channel is over;
-    /// the stream of answers says more. [`Error::TooLong`].
+    /// the stream of answers says more. [`Error::Closed`], [`Error::TooLong`].
     pub async fn send(&mut self, payload: impl Into<Payload>) -> Result<(), Error> {
         let mut payload = Some(payload.into());
         poll_fn(|cx| {
@@ -257,7 +257,7 @@ impl PayloadSink {
             };
             outbound.with(|inner, key| match inner.poll_capacity(cx, key) {
                 Capacity::Pending => Poll::Pending,
-                Capacity::Closed => Poll::Ready(Err(Error::Canceled)),
+                Capacity::Closed => Poll::Ready(Err(over(inner))),
                 Capacity::Payloads(_) => match payload.take() {
                     Some(payload) => Poll::Ready(inner.session.send(key, payload)),
                     None => Poll::Ready(Ok(())),
@@ -276,7 +276,8 @@ impl PayloadSink {
     ///
     /// # Errors
     ///
-    /// [`Error::Canceled`] when the peer wants no more, or the channel is over.
+    /// [`Error::Canceled`] when the peer wants no more, or the channel is over;
+    /// [`Error::Closed`] when the connection is.
     pub async fn granted(&mut self) -> Result<u64, Error> {
         poll_fn(|cx| {
             let Some(outbound) = &self.outbound else {
@@ -284,7 +285,7 @@ impl PayloadSink {
             };
             outbound.with(|inner, key| match inner.poll_granted(cx, key) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(None) => Poll::Ready(Err(Error::Canceled)),
+                Poll::Ready(None) => Poll::Ready(Err(over(inner))),
                 Poll::Ready(Some(n)) => Poll::Ready(Ok(n)),
             })
         })
@@ -308,6 +309,14 @@ impl PayloadSink {
         if let Some(outbound) = self.outbound.take() {
             outbound.finish(|inner, key| inner.session.complete(key));
         }
+    }
+}
+
+/// Why nothing more can be sent.
+fn over(inner: &Inner) -> Error {
+    match inner.session.close_reason() {
+        Some(reason) => Error::Closed(reason.clone()),
+        None => Error::Canceled,
     }
 }
 

@@ -44,9 +44,10 @@ pub trait Responder: Send + Sync + 'static {
 
     /// One request, many answers. Default: REJECTED.
     ///
-    /// The stream is polled only while the peer has granted credit and the
-    /// link has room, so being polled *is* the demand signal. It ends the
-    /// stream by ending, or by its first error.
+    /// The stream is polled while the peer has granted credit and the link has
+    /// room, so being polled *is* the demand signal; but for one payload ahead,
+    /// which is held until there is credit for it, since the end needs none. It
+    /// ends the stream by ending, or by its first error.
     fn request_stream(
         &self,
         request: Payload,

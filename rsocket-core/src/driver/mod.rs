@@ -216,6 +216,17 @@ impl Shared {
         }
     }
 
+    /// Tells those who wait in [`closed`](Self::closed), once.
+    fn tell_closed(&self, reason: &CloseReason) {
+        self.closed.send_if_modified(|closed| {
+            let is_news = closed.is_none();
+            if is_news {
+                *closed = Some(reason.clone());
+            }
+            is_news
+        });
+    }
+
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         self.closed.borrow().clone()
     }

@@ -196,8 +196,8 @@ impl Drop for ServeOneWay {
 pub(crate) struct ServeStream {
     source: BoxAnswers,
     writer: Option<Writer>,
-    /// Taken from the source and not yet given to the session: at most what it
-    /// had room for.
+    /// Taken from the source and not yet given to the session: between steps
+    /// at most one.
     batch: Vec<Payload>,
 }
 
@@ -232,16 +232,19 @@ impl ServeStream {
             return Step::Done;
         };
         let room = match writer.with(|inner, key| inner.poll_capacity(cx, key)) {
-            Capacity::Payloads(n) => n.min(Self::BATCH_LEN),
-            Capacity::Pending => return Step::Pending,
+            Capacity::Payloads(n) => n,
+            Capacity::Pending => 0,
             Capacity::Closed => {
                 self.finish(|_, _| ());
                 return Step::Done;
             }
         };
+        // One more than there is room for: the end needs no credit, and nothing
+        // but the source knows whether it has come [C150].
+        let limit = room.saturating_add(1).min(Self::BATCH_LEN);
         let mut end = None;
         let mut pending = false;
-        while self.batch.len() < room {
+        while self.batch.len() < limit {
             let polled = caught(|| self.source.as_mut().poll_next(cx));
             match polled {
                 Some(Poll::Ready(Some(Ok(payload)))) => self.batch.push(payload),
@@ -266,7 +269,7 @@ impl ServeStream {
         let mut batch = std::mem::take(&mut self.batch);
         if let Some(end) = end {
             self.finish(|inner, key| {
-                if send_all(inner, key, &mut batch) {
+                if send(inner, key, batch.drain(..)) {
                     match end {
                         End::Complete => inner.session.complete(key),
                         End::Failed(failure) => inner.session.fail(key, &failure),
@@ -275,14 +278,15 @@ impl ServeStream {
             });
             return Step::Done;
         }
+        let len = room.min(batch.len());
         let closed = writer.with(|inner, key| {
-            !send_all(inner, key, &mut batch) || (pending && inner.poll_send_closed(cx, key))
+            !send(inner, key, batch.drain(..len)) || (pending && inner.poll_send_closed(cx, key))
         });
         self.batch = batch;
         if closed {
             self.finish(|_, _| ());
             Step::Done
-        } else if pending {
+        } else if pending || room == 0 {
             Step::Pending
         } else {
             Step::Again
@@ -296,9 +300,9 @@ impl ServeStream {
     }
 }
 
-/// Gives all of `batch` to the session; false when that ended the stream.
-fn send_all(inner: &mut Inner, key: StreamKey, batch: &mut Vec<Payload>) -> bool {
-    for payload in batch.drain(..) {
+/// Gives `payloads` to the session; false when that ended the stream.
+fn send(inner: &mut Inner, key: StreamKey, payloads: impl Iterator<Item = Payload>) -> bool {
+    for payload in payloads {
         if let Err(error) = inner.session.send(key, payload) {
             tracing::error!(stream_id = key.id.get(), %error, "a payload cannot be sent");
             inner.session.fail(key, &error.into());

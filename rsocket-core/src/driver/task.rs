@@ -56,8 +56,6 @@ pub(crate) struct Driver {
 /// The last steps of a connection.
 struct Ending {
     reason: CloseReason,
-    /// All frames are out, and the peer was told that no more will come.
-    tx_closed: bool,
     /// Whether the link still works.
     link_works: bool,
     until: Instant,
@@ -80,8 +78,7 @@ impl Driver {
     /// Answers given to the session at a time.
     const ANSWERS_LEN: usize = 32;
 
-    /// How long the end of a connection may take: for last words to leave, and
-    /// for the peer to read them before the link is dropped under it.
+    /// How long last words may take to leave.
     const LINGER: Duration = Duration::from_secs(1);
 
     pub(crate) fn client(
@@ -121,7 +118,7 @@ impl Driver {
     }
 
     /// What is due whatever the link says: time, frames that wait, wakers.
-    fn housekeeping(&mut self, cx: &mut Context<'_>, now: Instant) {
+    fn housekeeping(&mut self, cx: &Context<'_>, now: Instant) {
         let mut inner = self.shared.lock();
         inner.driver_called = false;
         if !inner.driver.will_wake(cx.waker()) {
@@ -228,7 +225,6 @@ impl Driver {
                         && !matches!(reason, CloseReason::Transport(_));
                     self.ending.get_or_insert(Ending {
                         reason,
-                        tx_closed: false,
                         link_works,
                         until: now() + Self::LINGER,
                     });
@@ -281,7 +277,7 @@ impl Driver {
         self.serve_stream(key, source);
     }
 
-    fn serve_stream(&mut self, key: StreamKey, source: Option<super::dispatch::BoxAnswers>) {
+    fn serve_stream(&self, key: StreamKey, source: Option<super::dispatch::BoxAnswers>) {
         let writer = Writer::new(Arc::clone(&self.shared), key);
         let Some(source) = source else {
             return; // It panicked, and dropping the writer says so.
@@ -339,7 +335,7 @@ impl Driver {
 
     /// Flushes what this round produced; what others asked for waits until all
     /// that are runnable had their turn, so that one write covers them.
-    fn flush(&mut self, cx: &mut Context<'_>, produced: bool) {
+    fn flush(&mut self, cx: &Context<'_>, produced: bool) {
         let mut inner = self.shared.lock();
         if !inner.flush_wanted && !inner.flush_pending && inner.unflushed == 0 {
             return;
@@ -378,45 +374,24 @@ impl Driver {
         }
     }
 
-    /// Sends the last words, closes the sending half, and reads on for a while:
-    /// dropping a socket with unread bytes makes the kernel throw away what the
-    /// peer has not read yet, the last words among it.
+    /// Sends the last words and closes the sending half. That the peer gets to
+    /// read them is the transport's affair.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(ending) = &mut self.ending else {
             return Poll::Pending;
         };
-        let expired = now() >= ending.until;
-        if ending.link_works && !ending.tx_closed && !expired {
+        if ending.link_works && now() < ending.until {
             let mut inner = self.shared.lock();
             inner.blocked = false;
             inner.pump();
             if inner.blocked {
                 return Poll::Pending;
             }
-            let closed = ready!(inner.tx.poll_close(cx));
-            ending.tx_closed = true;
-            ending.link_works = closed.is_ok();
+            // An error changes nothing: the connection is over either way.
+            let _ = ready!(inner.tx.poll_close(cx));
         }
-        self.shared.closed.send_if_modified(|reason| match reason {
-            None => {
-                *reason = Some(ending.reason.clone());
-                true
-            }
-            Some(_) => false,
-        });
-        if expired || !ending.link_works {
-            return Poll::Ready(());
-        }
-        if matches!(ending.reason, CloseReason::Peer) {
-            return Poll::Ready(());
-        }
-        loop {
-            let mut discard = |_: InFrame<'_>| ControlFlow::Continue(());
-            match ready!(self.rx.poll_recv(cx, &mut discard)) {
-                Ok(Received::Frames) => {}
-                Ok(Received::End) | Err(_) => return Poll::Ready(()),
-            }
-        }
+        self.shared.tell_closed(&ending.reason);
+        Poll::Ready(())
     }
 }
 
@@ -467,13 +442,8 @@ impl Drop for Driver {
             inner.lost.get_or_insert(CloseReason::Local);
         });
         let reason = self.shared.lock().session.close_reason().cloned();
-        self.shared.closed.send_if_modified(|closed| {
-            let news = closed.is_none();
-            if news {
-                *closed = reason;
-            }
-            news
-        });
+        self.shared
+            .tell_closed(&reason.unwrap_or(CloseReason::Local));
     }
 }
 
