@@ -1,0 +1,107 @@
+//! This library, as a user would write it: nothing here is tuned.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use rsocket_core::transport::memory::{MemoryConnector, MemoryListener};
+use rsocket_core::{Demand, Failure, Payload, Requester, Responder};
+use rsocket_transport_tcp::{TcpConnector, TcpListener};
+
+use crate::load::{Ask, Caller};
+use crate::plan::Load;
+
+/// Name under which the server within the process listens.
+const IN_MEMORY: &str = "bench";
+
+struct Service;
+
+impl Responder for Service {
+    async fn request_response(&self, request: Payload) -> Result<Payload, Failure> {
+        Ok(request)
+    }
+
+    fn request_stream(
+        &self,
+        request: Payload,
+    ) -> impl Stream<Item = Result<Payload, Failure>> + Send + use<> {
+        // Eight bytes or nothing: an empty stream is reported by whoever asked.
+        let ask = Ask::decode(request.data()).unwrap_or(Ask { items: 0, bytes: 0 });
+        let payload = Payload::new(ask.payload());
+        stream::iter(0..ask.items).map(move |_| Ok(payload.clone()))
+    }
+}
+
+/// Serves echoes and streams over TCP.
+///
+/// # Errors
+///
+/// When no port can be had, or the listener fails.
+pub async fn serve(announce: fn(SocketAddr)) -> Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    announce(listener.local_addr());
+    rsocket_core::serve(listener, |_setup, _requester| async { Ok(Service) }).await?;
+    Ok(())
+}
+
+/// A client of one connection.
+#[derive(Clone, Debug)]
+pub struct Ours {
+    requester: Requester,
+    /// What streams ask ahead, unless it is the library's default.
+    prefetch: Option<Demand>,
+}
+
+/// Connects to a server of this module.
+///
+/// # Errors
+///
+/// When there is none, or streams should ask for nothing.
+pub async fn connect(server: SocketAddr, load: Load) -> Result<Ours> {
+    let prefetch = match load {
+        Load::Stream { prefetch, .. } => prefetch,
+        _ => None,
+    };
+    let demand = |n| Demand::new(n).context("a prefetch of 0 asks for nothing");
+    Ok(Ours {
+        requester: rsocket_core::connect(TcpConnector::new(server)).await?,
+        prefetch: prefetch.map(demand).transpose()?,
+    })
+}
+
+/// A client and a server in this process, as tasks of the current runtime.
+///
+/// # Errors
+///
+/// When there is such a pair already.
+pub async fn in_memory() -> Result<Ours> {
+    let listener = MemoryListener::bind(IN_MEMORY)?;
+    tokio::spawn(async move {
+        rsocket_core::serve(listener, |_setup, _requester| async { Ok(Service) }).await
+    });
+    Ok(Ours {
+        requester: rsocket_core::connect(MemoryConnector::new(IN_MEMORY)).await?,
+        prefetch: None,
+    })
+}
+
+impl Caller for Ours {
+    fn call(&self, request: Bytes) -> impl Future<Output = Result<usize>> + Send {
+        // Sent by this call, so that a window is full before anybody waits.
+        let answer = self.requester.request_response(Payload::new(request));
+        async move { Ok(answer.await?.data().len()) }
+    }
+
+    async fn stream(&self, ask: Ask, mut each: impl FnMut(usize) + Send) -> Result<()> {
+        let mut items = self.requester.request_stream(Payload::new(ask.encode()));
+        if let Some(prefetch) = self.prefetch {
+            items = items.prefetch(prefetch);
+        }
+        while let Some(item) = items.next().await {
+            each(item?.data().len());
+        }
+        Ok(())
+    }
+}

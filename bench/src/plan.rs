@@ -1,0 +1,653 @@
+//! What is measured for which goal, and what each row must reach.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// A goal that this program can judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[value(rename_all = "UPPER")]
+pub enum Goal {
+    /// The codec alone; measured by a bench of the core crate.
+    P1,
+    /// Both state machines over the in-memory transport, one thread.
+    P2,
+    /// TCP, 32 B, one request in flight.
+    P8,
+    /// TCP, 32 B, 16, 64 and 256 requests in flight.
+    P9,
+    /// TCP, a stream of 1 KiB payloads.
+    P10,
+    /// TCP, 64 KiB and 1 MiB request-response.
+    P11,
+}
+
+impl Goal {
+    /// All of them, in the order in which they are measured.
+    pub const ALL: [Self; 6] = [Self::P1, Self::P2, Self::P8, Self::P9, Self::P10, Self::P11];
+
+    /// What is measured, in a few words.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::P1 => "codec",
+            Self::P2 => "request-response in memory, one thread",
+            Self::P8 => "TCP, 32 B, one in flight",
+            Self::P9 => "TCP, 32 B, pipelined on one connection",
+            Self::P10 => "TCP, stream of 1 KiB payloads, server to client",
+            Self::P11 => "TCP, large request-response",
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Who carries the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stack {
+    /// Bare tokio TCP: the limit of what goes over it.
+    Tcp,
+    /// A task that answers over channels: what a request costs in one thread
+    /// without any protocol.
+    Actor,
+    /// This library.
+    Ours,
+    /// `rsocket_rust` 0.7.
+    RsocketRust,
+    /// `tonic` 0.14 (gRPC).
+    Tonic,
+}
+
+impl Stack {
+    /// Whether this build contains it.
+    #[must_use]
+    pub const fn is_built(self) -> bool {
+        match self {
+            Self::Tcp | Self::Actor => true,
+            Self::Ours => cfg!(feature = "ours"),
+            Self::RsocketRust | Self::Tonic => cfg!(feature = "peers"),
+        }
+    }
+
+    /// Whether it is a baseline: no library, but what one could reach at most.
+    #[must_use]
+    pub const fn is_limit(self) -> bool {
+        matches!(self, Self::Tcp | Self::Actor)
+    }
+
+    /// Whether it is a library that somebody could use in place of ours.
+    #[must_use]
+    pub const fn is_peer(self) -> bool {
+        matches!(self, Self::RsocketRust | Self::Tonic)
+    }
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tokio TCP",
+            Self::Actor => "tokio channels",
+            Self::Ours => "ours",
+            Self::RsocketRust => "rsocket_rust",
+            Self::Tonic => "tonic",
+        })
+    }
+}
+
+/// How both processes run their tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runtime {
+    /// tokio's multi-thread runtime with one worker.
+    MultiThread,
+    /// tokio's current-thread runtime.
+    CurrentThread,
+    /// Current-thread and a task that only yields, so that the runtime polls
+    /// the kernel instead of sleeping in it. The event interval stays at its
+    /// default: at 1 there would be an `epoll_wait` for each poll of a task.
+    BusyPolled,
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MultiThread => "multi-thread",
+            Self::CurrentThread => "current-thread",
+            Self::BusyPolled => "busy-polled",
+        })
+    }
+}
+
+/// What the client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Load {
+    /// Echoes, from as many tasks as requests are in flight, on one connection.
+    /// Bare TCP has no tasks to speak of: it writes back as many as it read.
+    Tasks {
+        /// Requests in flight.
+        in_flight: usize,
+        /// Payload of each, in bytes.
+        bytes: usize,
+    },
+    /// Echoes, from one task that keeps that many in flight and takes each
+    /// answer as it comes.
+    Window {
+        /// Requests in flight.
+        in_flight: usize,
+        /// Payload of each, in bytes.
+        bytes: usize,
+    },
+    /// Likewise, but the task awaits the answers in the order of the requests.
+    InOrder {
+        /// Requests in flight.
+        in_flight: usize,
+        /// Payload of each, in bytes.
+        bytes: usize,
+    },
+    /// Payloads from the server, streams back to back.
+    Stream {
+        /// Each payload, in bytes.
+        bytes: usize,
+        /// How many payloads our client asks ahead; `None` is its default.
+        /// The peers know no such thing.
+        prefetch: Option<u32>,
+    },
+    /// Bytes from the server, without any message in them.
+    Bulk {
+        /// What the server hands to each `write`, in bytes.
+        write: usize,
+    },
+    /// Echoes between tasks of one thread, without a socket.
+    InProcess {
+        /// Requests in flight, each of a task of its own.
+        in_flight: usize,
+        /// Payload of each, in bytes.
+        bytes: usize,
+    },
+}
+
+/// One thing to run: everything that server and client must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Who carries the bytes.
+    pub stack: Stack,
+    /// How both sides run.
+    pub runtime: Runtime,
+    /// What is asked for.
+    pub load: Load,
+}
+
+/// A figure that a window yields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Median latency, in nanoseconds.
+    P50,
+    /// 99th percentile of the latency, in nanoseconds.
+    P99,
+    /// Requests, or payloads of a stream, a second.
+    Rate,
+    /// Payload bytes a second, one way.
+    Bytes,
+    /// CPU seconds of both processes for a million requests.
+    Cpu,
+    /// Resident memory of the server at the window's end, in bytes.
+    Rss,
+    /// CPU nanoseconds a request, both sides together.
+    CpuNanos,
+    /// Allocations a request, both sides together.
+    Allocs,
+}
+
+impl Metric {
+    /// Whether more is better.
+    #[must_use]
+    pub const fn rises(self) -> bool {
+        matches!(self, Self::Rate | Self::Bytes)
+    }
+
+    /// A short name for table heads.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::P50 => "p50",
+            Self::P99 => "p99",
+            Self::Rate => "rate",
+            Self::Bytes => "bytes/s",
+            Self::Cpu => "CPU s/M",
+            Self::Rss => "server RSS",
+            Self::CpuNanos => "CPU ns",
+            Self::Allocs => "allocations",
+        }
+    }
+}
+
+/// What one window yields. Not every load yields every figure.
+pub type Figures = BTreeMap<Metric, f64>;
+
+/// What a figure is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reference {
+    /// The best of the baselines.
+    Limit,
+    /// The best row of one peer.
+    Peer(Stack),
+    /// The best row of any peer.
+    BestPeer,
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit => f.write_str("baseline"),
+            Self::Peer(stack) => write!(f, "{stack}"),
+            Self::BestPeer => f.write_str("best peer"),
+        }
+    }
+}
+
+/// Which way a rule bounds its figure.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// The figure, or the ratio, has to reach this.
+    AtLeast(f64),
+    /// The figure, or the ratio, may not pass this.
+    AtMost(f64),
+}
+
+impl Bound {
+    /// Whether `value` keeps to it.
+    #[must_use]
+    pub fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => value >= bound,
+            Self::AtMost(bound) => value <= bound,
+        }
+    }
+}
+
+/// What a row must reach.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// The figure that is judged.
+    pub metric: Metric,
+    /// With what it is compared; `None` judges the figure itself.
+    pub reference: Option<Reference>,
+    /// What it may be.
+    pub bound: Bound,
+}
+
+impl Rule {
+    const fn ratio(metric: Metric, reference: Reference, bound: Bound) -> Self {
+        Self {
+            metric,
+            reference: Some(reference),
+            bound,
+        }
+    }
+
+    const fn figure(metric: Metric, bound: Bound) -> Self {
+        Self {
+            metric,
+            reference: None,
+            bound,
+        }
+    }
+}
+
+/// One line of a table.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its name in the table.
+    pub label: String,
+    /// What is run for it.
+    pub work: Work,
+    /// What it must reach; empty for baselines and peers.
+    pub rules: Vec<Rule>,
+}
+
+/// Rows that are measured in turn, so that they can be compared.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The goal it belongs to.
+    pub goal: Goal,
+    /// What sets it apart from the other scenarios of that goal.
+    pub title: String,
+    /// The ratios that the table shows for each row.
+    pub ratios: Vec<(Metric, Reference)>,
+    /// Limits first, then ours, so that each pair is measured back to back;
+    /// then the peers.
+    pub rows: Vec<Row>,
+}
+
+/// The requests in flight that P9 asks about.
+pub const IN_FLIGHT: [usize; 3] = [16, 64, 256];
+
+/// Payload of the small echoes, in bytes.
+const SMALL: usize = 32;
+
+/// The scenarios of `goals`, without what this build or the user leaves out.
+#[must_use]
+pub fn scenarios(goals: &[Goal], with_peers: bool) -> Vec<Scenario> {
+    let mut all = Vec::new();
+    if goals.contains(&Goal::P2) {
+        all.extend(p2());
+    }
+    if goals.contains(&Goal::P8) {
+        all.extend(p8());
+    }
+    if goals.contains(&Goal::P9) {
+        all.extend(p9());
+    }
+    if goals.contains(&Goal::P10) {
+        all.extend(p10());
+    }
+    if goals.contains(&Goal::P11) {
+        all.extend(p11());
+    }
+    for scenario in &mut all {
+        scenario
+            .rows
+            .retain(|row| row.work.stack.is_built() && (with_peers || !row.work.stack.is_peer()));
+    }
+    all.retain(|scenario| !scenario.rows.is_empty());
+    all
+}
+
+fn p2() -> Vec<Scenario> {
+    let rules = vec![
+        Rule::figure(Metric::CpuNanos, Bound::AtMost(300.0)),
+        // A background task may allocate once in a while; a request may not.
+        Rule::figure(Metric::Allocs, Bound::AtMost(0.001)),
+    ];
+    let runtime = Runtime::CurrentThread;
+    [1, 64]
+        .into_iter()
+        .map(|in_flight| {
+            let load = Load::InProcess {
+                in_flight,
+                bytes: SMALL,
+            };
+            Scenario {
+                goal: Goal::P2,
+                title: format!("{in_flight} in flight"),
+                ratios: vec![(Metric::CpuNanos, Reference::Limit)],
+                rows: vec![
+                    row("", Stack::Actor, runtime, load),
+                    Row {
+                        rules: rules.clone(),
+                        ..row("", Stack::Ours, runtime, load)
+                    },
+                ],
+            }
+        })
+        .collect()
+}
+
+fn p8() -> Vec<Scenario> {
+    let load = Load::Tasks {
+        in_flight: 1,
+        bytes: SMALL,
+    };
+    let rules = vec![
+        Rule::ratio(Metric::P50, Reference::Limit, Bound::AtMost(1.03)),
+        Rule::ratio(Metric::P99, Reference::Limit, Bound::AtMost(1.2)),
+    ];
+    [
+        Runtime::MultiThread,
+        Runtime::CurrentThread,
+        Runtime::BusyPolled,
+    ]
+    .into_iter()
+    .map(|runtime| Scenario {
+        goal: Goal::P8,
+        title: runtime.to_string(),
+        ratios: vec![
+            (Metric::P50, Reference::Limit),
+            (Metric::P99, Reference::Limit),
+        ],
+        rows: vec![
+            row("", Stack::Tcp, runtime, load),
+            Row {
+                rules: rules.clone(),
+                ..row("", Stack::Ours, runtime, load)
+            },
+            row("", Stack::RsocketRust, runtime, load),
+            row("", Stack::Tonic, runtime, load),
+        ],
+    })
+    .collect()
+}
+
+fn p9() -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    for runtime in [
+        Runtime::MultiThread,
+        Runtime::CurrentThread,
+        Runtime::BusyPolled,
+    ] {
+        for in_flight in IN_FLIGHT {
+            let tasks = Load::Tasks {
+                in_flight,
+                bytes: SMALL,
+            };
+            let window = Load::Window {
+                in_flight,
+                bytes: SMALL,
+            };
+            let in_order = Load::InOrder {
+                in_flight,
+                bytes: SMALL,
+            };
+            let rules = p9_rules(runtime, in_flight);
+            scenarios.push(Scenario {
+                goal: Goal::P9,
+                title: format!("{runtime}, {in_flight} in flight"),
+                ratios: vec![(Metric::Rate, Reference::Limit)],
+                rows: vec![
+                    row("", Stack::Tcp, runtime, tasks),
+                    Row {
+                        rules: rules.clone(),
+                        ..row("tasks", Stack::Ours, runtime, tasks)
+                    },
+                    Row {
+                        rules: rules.clone(),
+                        ..row("window", Stack::Ours, runtime, window)
+                    },
+                    Row {
+                        rules,
+                        ..row("in order", Stack::Ours, runtime, in_order)
+                    },
+                    row("", Stack::RsocketRust, runtime, tasks),
+                    row("", Stack::Tonic, runtime, tasks),
+                ],
+            });
+        }
+    }
+    scenarios
+}
+
+/// A task for each request costs more than bare TCP's whole exchange while both
+/// sides busy-poll, so that mode is judged by its figure and not by a ratio.
+fn p9_rules(runtime: Runtime, in_flight: usize) -> Vec<Rule> {
+    let widest = in_flight == 256;
+    let mut rules = Vec::new();
+    if runtime == Runtime::BusyPolled {
+        if widest {
+            rules.push(Rule::figure(Metric::Rate, Bound::AtLeast(3.0e6)));
+        }
+        return rules;
+    }
+    rules.push(Rule::ratio(
+        Metric::Rate,
+        Reference::Limit,
+        Bound::AtLeast(0.9),
+    ));
+    if widest {
+        rules.push(Rule::figure(Metric::Rate, Bound::AtLeast(2.5e6)));
+        rules.push(Rule::figure(Metric::Cpu, Bound::AtMost(0.7)));
+        rules.push(Rule::figure(Metric::Rss, Bound::AtMost(16.0e6)));
+    }
+    rules
+}
+
+fn p10() -> Vec<Scenario> {
+    let stream = |prefetch| Load::Stream {
+        bytes: 1024,
+        prefetch,
+    };
+    let rules = vec![
+        Rule::ratio(Metric::Bytes, Reference::Limit, Bound::AtLeast(0.7)),
+        Rule::figure(Metric::Rate, Bound::AtLeast(2.0e6)),
+        Rule::ratio(
+            Metric::Rate,
+            Reference::Peer(Stack::Tonic),
+            Bound::AtLeast(1.5),
+        ),
+    ];
+    [Runtime::MultiThread, Runtime::CurrentThread]
+        .into_iter()
+        .map(|runtime| {
+            let bulk = |write: usize| {
+                let label = format!("writes of {} KiB", write / 1024);
+                row(&label, Stack::Tcp, runtime, Load::Bulk { write })
+            };
+            Scenario {
+                goal: Goal::P10,
+                title: runtime.to_string(),
+                ratios: vec![(Metric::Bytes, Reference::Limit)],
+                rows: vec![
+                    bulk(1 << 10),
+                    bulk(256 << 10),
+                    bulk(16 << 10),
+                    Row {
+                        rules: rules.clone(),
+                        ..row("", Stack::Ours, runtime, stream(None))
+                    },
+                    Row {
+                        rules: rules.clone(),
+                        ..row("prefetch 1024", Stack::Ours, runtime, stream(Some(1024)))
+                    },
+                    row("", Stack::RsocketRust, runtime, stream(None)),
+                    row("", Stack::Tonic, runtime, stream(None)),
+                ],
+            }
+        })
+        .collect()
+}
+
+fn p11() -> Vec<Scenario> {
+    let rules = vec![Rule::ratio(
+        Metric::Bytes,
+        Reference::BestPeer,
+        Bound::AtLeast(1.15),
+    )];
+    let mut scenarios = Vec::new();
+    for (name, bytes, in_flight) in [("64 KiB", 64 << 10, 16), ("1 MiB", 1 << 20, 1)] {
+        for runtime in [Runtime::MultiThread, Runtime::CurrentThread] {
+            let load = Load::Tasks { in_flight, bytes };
+            scenarios.push(Scenario {
+                goal: Goal::P11,
+                title: format!("{name}, {runtime}, {in_flight} in flight"),
+                ratios: vec![(Metric::Bytes, Reference::BestPeer)],
+                rows: vec![
+                    row("", Stack::Tonic, runtime, load),
+                    row("", Stack::RsocketRust, runtime, load),
+                    Row {
+                        rules: rules.clone(),
+                        ..row("", Stack::Ours, runtime, load)
+                    },
+                ],
+            });
+        }
+    }
+    scenarios
+}
+
+fn row(detail: &str, stack: Stack, runtime: Runtime, load: Load) -> Row {
+    let label = if detail.is_empty() {
+        stack.to_string()
+    } else {
+        format!("{stack}, {detail}")
+    };
+    Row {
+        label,
+        work: Work {
+            stack,
+            runtime,
+            load,
+        },
+        rules: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_that_compares_has_a_row_to_compare_with() {
+        for scenario in p2()
+            .into_iter()
+            .chain(p8())
+            .chain(p9())
+            .chain(p10())
+            .chain(p11())
+        {
+            let has = |wanted: &dyn Fn(Stack) -> bool| {
+                scenario.rows.iter().any(|row| wanted(row.work.stack))
+            };
+            for rule in scenario.rows.iter().flat_map(|row| &row.rules) {
+                let found = match rule.reference {
+                    None => true,
+                    Some(Reference::Limit) => has(&Stack::is_limit),
+                    Some(Reference::Peer(peer)) => has(&|stack| stack == peer),
+                    Some(Reference::BestPeer) => has(&Stack::is_peer),
+                };
+                assert!(found, "{} {}: {rule:?}", scenario.goal, scenario.title);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_but_ours_is_judged() {
+        for scenario in p2()
+            .into_iter()
+            .chain(p8())
+            .chain(p9())
+            .chain(p10())
+            .chain(p11())
+        {
+            for row in scenario
+                .rows
+                .iter()
+                .filter(|row| row.work.stack != Stack::Ours)
+            {
+                assert!(row.rules.is_empty(), "{}: {}", scenario.title, row.label);
+            }
+        }
+    }
+
+    #[test]
+    fn without_peers_no_peer_is_run() {
+        let scenarios = scenarios(&Goal::ALL, false);
+
+        assert!(!scenarios.is_empty());
+        assert!(
+            scenarios
+                .iter()
+                .flat_map(|s| &s.rows)
+                .all(|row| !row.work.stack.is_peer())
+        );
+    }
+}
