@@ -123,7 +123,7 @@ impl Shared {
     pub(crate) fn drop_handle(&self) {
         // AcqRel: what other handles did comes before the close.
         if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 && self.close_when_unused {
-            self.with(|inner| inner.session.close(now()));
+            self.close();
         }
     }
 
@@ -197,7 +197,11 @@ impl Shared {
 
     /// Asks for the end in good order.
     pub(crate) fn close(&self) {
-        self.with(|inner| inner.session.close(now()));
+        self.with(|inner| {
+            inner.session.close(now());
+            // There is a deadline now that the driver does not know of.
+            inner.flush_wanted = true;
+        });
     }
 
     /// Ends the connection at once.
@@ -369,6 +373,11 @@ impl Inner {
         }
         self.driver_called = true;
         Some(self.driver.clone())
+    }
+
+    /// Whether frames were taken by the link and not yet handed to its medium.
+    fn wants_flush(&self) -> bool {
+        self.unflushed > 0 || self.flush_wanted || self.flush_pending
     }
 
     /// Whether to read on: not while the peer does not read what it is owed.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Dispatcher, Shared,
+    Dispatcher, Inner, Shared,
     dispatch::{Answer, InPlace},
     now,
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
@@ -46,8 +46,15 @@ pub(crate) struct Driver {
     armed: Option<Instant>,
     /// Whether the timer was polled since it was set, with our waker.
     timer_knows_us: bool,
-    /// Whether there was room for answers when last seen.
+    /// What the session said when last asked: whether there was room for
+    /// answers, whether to read on, whether frames wait for a flush, and when
+    /// it wants to be called. Whoever changes these calls the driver.
     room: bool,
+    wants_input: bool,
+    wants_flush: bool,
+    deadline: Option<Instant>,
+    /// The receiving half has nothing more to give.
+    link_ended: bool,
     /// A flush was asked for and waits for one more turn.
     flush_yielded: bool,
     ending: Option<Ending>,
@@ -56,8 +63,8 @@ pub(crate) struct Driver {
 /// The last steps of a connection.
 struct Ending {
     reason: CloseReason,
-    /// Whether the link still works.
-    link_works: bool,
+    /// All frames are out, and the peer was told that no more will come.
+    tx_closed: bool,
     until: Instant,
 }
 
@@ -78,7 +85,8 @@ impl Driver {
     /// Answers given to the session at a time.
     const ANSWERS_LEN: usize = 32;
 
-    /// How long last words may take to leave.
+    /// How long the end of a connection may take: for last words to leave, and
+    /// for the peer to close too.
     const LINGER: Duration = Duration::from_secs(1);
 
     pub(crate) fn client(
@@ -112,40 +120,55 @@ impl Driver {
             armed: None,
             timer_knows_us: false,
             room: true,
+            wants_input: true,
+            wants_flush: false,
+            deadline: None,
+            link_ended: false,
             flush_yielded: false,
             ending: None,
         }
     }
 
     /// What is due whatever the link says: time, frames that wait, wakers.
-    fn housekeeping(&mut self, cx: &Context<'_>, now: Instant) {
-        let mut inner = self.shared.lock();
+    fn begin(&mut self, cx: &Context<'_>, now: Instant) {
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.lock();
         inner.driver_called = false;
         if !inner.driver.will_wake(cx.waker()) {
             inner.driver = cx.waker().clone();
             self.timer_knows_us = false;
         }
-        if self.armed.is_some_and(|deadline| now >= deadline) {
+        let is_due = self.armed.is_some_and(|deadline| now >= deadline);
+        if is_due {
             self.armed = None;
             inner.session.handle_timeout(now);
         }
-        inner.blocked = false;
-        inner.pump();
+        if is_due || inner.blocked {
+            inner.blocked = false;
+            inner.pump();
+        }
         if let Some(reason) = inner.lost.clone() {
             inner.session.handle_disconnect(reason);
         }
+        self.collect(&mut inner);
+    }
+
+    /// Takes from the session what is to be done without the lock.
+    #[inline]
+    fn collect(&mut self, inner: &mut Inner) {
         inner.drain_wakes(|waker| self.wakes.push(waker));
-        while let Some(event) = inner.session.poll_event() {
-            self.events.push_back(event);
-        }
+        inner.session.take_events(&mut self.events);
+        self.wants_input = inner.wants_input();
+        self.wants_flush = inner.wants_flush();
+        self.deadline = inner.session.poll_timeout();
     }
 
     /// Reads once from the link and gives what came to the session.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Reading {
-        if !self.events.is_empty() || !self.shared.lock().wants_input() {
+        if !self.events.is_empty() || !self.wants_input {
             return Reading::Waits;
         }
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
         let mut guard = None;
         let mut left = Self::BATCH_LEN;
         let mut sink = |frame: InFrame<'_>| {
@@ -166,22 +189,17 @@ impl Driver {
             Poll::Ready(Ok(Received::End)) => (Reading::Waits, Some(CloseReason::Peer)),
             Poll::Ready(Err(error)) => (Reading::Waits, Some(error.into())),
         };
-        let inner = match (guard, &gone) {
-            (Some(guard), _) => Some(guard),
-            (None, Some(_)) => Some(shared.lock()),
-            (None, None) => None,
-        };
-        if let Some(mut inner) = inner {
-            if let Some(reason) = gone {
-                inner.session.handle_disconnect(reason);
-            }
-            // REQUEST_N and answers to KEEPALIVE; flushed with what follows.
-            inner.pump();
-            inner.drain_wakes(|waker| self.wakes.push(waker));
-            while let Some(event) = inner.session.poll_event() {
-                self.events.push_back(event);
-            }
+        if guard.is_none() && gone.is_none() {
+            return reading;
         }
+        let mut inner = guard.unwrap_or_else(|| shared.lock());
+        if let Some(reason) = gone {
+            self.link_ended = true;
+            inner.session.handle_disconnect(reason);
+        }
+        // REQUEST_N and answers to KEEPALIVE; flushed with what follows.
+        inner.pump();
+        self.collect(&mut inner);
         reading
     }
 
@@ -221,11 +239,9 @@ impl Driver {
                     one_way(handled, done);
                 }
                 Event::Closed(reason) => {
-                    let link_works = self.shared.lock().lost.is_none()
-                        && !matches!(reason, CloseReason::Transport(_));
                     self.ending.get_or_insert(Ending {
                         reason,
-                        link_works,
+                        tx_closed: false,
                         until: now() + Self::LINGER,
                     });
                 }
@@ -277,8 +293,9 @@ impl Driver {
         self.serve_stream(key, source);
     }
 
-    fn serve_stream(&self, key: StreamKey, source: Option<super::dispatch::BoxAnswers>) {
+    fn serve_stream(&mut self, key: StreamKey, source: Option<super::dispatch::BoxAnswers>) {
         let writer = Writer::new(Arc::clone(&self.shared), key);
+        self.wants_flush = true; // What it sends goes out with this turn.
         let Some(source) = source else {
             return; // It panicked, and dropping the writer says so.
         };
@@ -302,10 +319,12 @@ impl Driver {
             inner.session.release(key);
         }
         inner.pump();
-        if inner.unflushed >= super::flush_batch(Self::BATCH_LEN * 8) {
+        if inner.unflushed >= Self::ANSWERS_LEN {
             inner.flush();
         }
         self.room = inner.session.wants_work();
+        self.wants_input = inner.wants_input();
+        self.wants_flush = inner.wants_flush();
     }
 
     fn wake_all(&mut self) {
@@ -331,15 +350,17 @@ impl Driver {
             }
             Err(failure) => inner.session.refuse(&failure),
         });
+        let shared = Arc::clone(&self.shared);
+        self.collect(&mut shared.lock());
     }
 
-    /// Flushes what this round produced; what others asked for waits until all
+    /// Flushes what this turn produced; what others asked for waits until all
     /// that are runnable had their turn, so that one write covers them.
     fn flush(&mut self, cx: &Context<'_>, produced: bool) {
-        let mut inner = self.shared.lock();
-        if !inner.flush_wanted && !inner.flush_pending && inner.unflushed == 0 {
+        if !self.wants_flush {
             return;
         }
+        let mut inner = self.shared.lock();
         if produced || self.flush_yielded || inner.flush_pending || inner.session.is_closed() {
             self.flush_yielded = false;
             inner.flush_wanted = false;
@@ -354,7 +375,7 @@ impl Driver {
     fn arm(&mut self, cx: &mut Context<'_>) {
         let deadline = match &self.ending {
             Some(ending) => Some(ending.until),
-            None => self.shared.lock().session.poll_timeout(),
+            None => self.deadline,
         };
         // A deadline that moved back is left armed: the timer fires early,
         // finds nothing to do, and is armed anew. Cheaper than moving it with
@@ -374,21 +395,29 @@ impl Driver {
         }
     }
 
-    /// Sends the last words and closes the sending half. That the peer gets to
-    /// read them is the transport's affair.
+    /// Sends the last words, closes the sending half, and reads on until the
+    /// peer closes too: a process that exits with unread bytes in a socket makes
+    /// the kernel take from the peer what it has not read yet.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(ending) = &mut self.ending else {
             return Poll::Pending;
         };
-        if ending.link_works && now() < ending.until {
-            let mut inner = self.shared.lock();
-            inner.blocked = false;
-            inner.pump();
-            if inner.blocked {
-                return Poll::Pending;
+        if now() < ending.until && !self.link_ended {
+            if !ending.tx_closed {
+                let mut inner = self.shared.lock();
+                if inner.lost.is_none() {
+                    inner.blocked = false;
+                    inner.pump();
+                    if inner.blocked {
+                        return Poll::Pending;
+                    }
+                    // An error changes nothing: it is over either way.
+                    let _ = ready!(inner.tx.poll_close(cx));
+                }
+                ending.tx_closed = true;
             }
-            // An error changes nothing: the connection is over either way.
-            let _ = ready!(inner.tx.poll_close(cx));
+            let mut discard = |_: InFrame<'_>| ControlFlow::Continue(());
+            while let Ok(Received::Frames) = ready!(self.rx.poll_recv(cx, &mut discard)) {}
         }
         self.shared.tell_closed(&ending.reason);
         Poll::Ready(())
@@ -400,33 +429,29 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        let now = now();
+        this.begin(cx, now);
+        this.wake_all();
         let mut produced = false;
-        for round in 0..Self::ROUNDS {
-            let now = now();
-            this.housekeeping(cx, now);
-            this.wake_all();
-            this.accept(cx);
-            if this.ending.is_none() {
-                let reading = this.read(cx, now);
-                this.wake_all();
-                produced |= !this.events.is_empty();
-                this.dispatch();
-                if reading == Reading::More && this.ending.is_none() {
-                    if round + 1 == Self::ROUNDS {
-                        cx.waker().wake_by_ref();
-                    }
-                    continue;
-                }
+        for round in 1..=Self::ROUNDS {
+            if this.ending.is_some() {
+                break;
             }
-            break;
+            this.accept(cx);
+            let reading = this.read(cx, now);
+            this.wake_all();
+            produced |= !this.events.is_empty();
+            this.dispatch();
+            if reading == Reading::Waits {
+                break;
+            }
+            if round == Self::ROUNDS {
+                cx.waker().wake_by_ref();
+            }
         }
         this.flush(cx, produced);
-        if this.ending.is_some() {
-            let end = this.poll_end(cx);
-            this.wake_all();
-            if end.is_ready() {
-                return Poll::Ready(());
-            }
+        if this.ending.is_some() && this.poll_end(cx).is_ready() {
+            return Poll::Ready(());
         }
         this.arm(cx);
         Poll::Pending
