@@ -1,0 +1,16 @@
+//! What this crate's links, connectors and listeners do, as the core sees it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests, which clippy takes for something else"
+)]
+
+mod common;
+mod framing;
+mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(unix)]
+mod unix;
+mod urls;
