@@ -1,0 +1,143 @@
+//! The service on every transport that the command line names, at once.
+
+use std::{io::Write as _, process::ExitCode, sync::Arc};
+
+use rsocket_core::{Failure, Requester, Server, Setup};
+use tokio::task::JoinSet;
+
+use crate::service::{Counters, Service};
+
+/// Where and how to serve. Each transport may be given any number of times.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Serves TCP on this port of 127.0.0.1; with 0 the system chooses one.
+    #[arg(long, value_name = "PORT")]
+    tcp: Vec<u16>,
+
+    /// Serves a Unix socket at this path.
+    #[arg(long, value_name = "PATH")]
+    unix: Vec<String>,
+
+    /// Sends no frame longer than this, counting a length prefix of 3 bytes.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..))]
+    mtu: Option<u32>,
+
+    // What the library does not do is taken and refused, so that whoever asks
+    // can tell that from a mistake in the command line.
+    /// WebSocket: not supported yet.
+    #[arg(long, value_name = "PORT")]
+    ws: Vec<u16>,
+
+    /// Shared memory: not supported yet.
+    #[arg(long, value_name = "PATH")]
+    shm: Vec<String>,
+
+    /// UDP: not supported yet.
+    #[arg(long, value_name = "PORT")]
+    udp: Vec<u16>,
+
+    /// Grants leases: not supported yet.
+    #[arg(long, value_name = "REQUESTS:TTL_MS")]
+    lease: Option<String>,
+
+    /// Allows resumption: not supported yet.
+    #[arg(long, value_name = "SECONDS")]
+    resume: Option<u64>,
+}
+
+/// Exit status for a command line that cannot be followed, as clap has it.
+const USAGE: u8 = 2;
+
+/// Serves until the process is killed, or a listener fails.
+pub(crate) async fn run(args: Args) -> ExitCode {
+    if let Some(option) = args.unsupported() {
+        eprintln!("not supported: {option} is not supported yet");
+        return ExitCode::from(USAGE);
+    }
+    let urls = args.urls();
+    if urls.is_empty() {
+        eprintln!("nowhere to listen: give --tcp or --unix");
+        return ExitCode::from(USAGE);
+    }
+    match serve(&urls, args.server()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Args {
+    fn unsupported(&self) -> Option<&'static str> {
+        [
+            ("--ws", !self.ws.is_empty()),
+            ("--shm", !self.shm.is_empty()),
+            ("--udp", !self.udp.is_empty()),
+            ("--lease", self.lease.is_some()),
+            ("--resume", self.resume.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
+
+    fn urls(&self) -> Vec<String> {
+        let tcp = self
+            .tcp
+            .iter()
+            .map(|port| format!("tcp://127.0.0.1:{port}"));
+        let unix = self.unix.iter().map(|path| format!("unix:{path}"));
+        tcp.chain(unix).collect()
+    }
+
+    fn server(&self) -> Server {
+        let mtu = self.mtu.and_then(|len| usize::try_from(len).ok());
+        match mtu {
+            Some(len) => Server::new().fragment(len),
+            None => Server::new(),
+        }
+    }
+}
+
+async fn serve(urls: &[String], server: Server) -> Result<(), String> {
+    let transports = examples::transports();
+    let counters = Arc::new(Counters::default());
+    let mut serving = JoinSet::new();
+    for url in urls {
+        let listener = transports
+            .listener(url)
+            .await
+            .map_err(|error| format!("{url}: {}", with_cause(&error)))?;
+        announce(&listener.url());
+        let counters = Arc::clone(&counters);
+        // Each client gets a service of its own, since that calls the client.
+        let accept = move |_setup: Setup, client: Requester| {
+            let service = Service::new(&counters);
+            service.set_peer(client);
+            async move { Ok::<_, Failure>(service) }
+        };
+        serving.spawn(server.clone().serve(listener, accept));
+    }
+    match serving.join_next().await {
+        Some(Ok(Err(error))) => Err(with_cause(&error)),
+        Some(Err(error)) => Err(error.to_string()),
+        // There is at least one listener, and it serves without end.
+        Some(Ok(Ok(never))) => match never {},
+        None => Ok(()),
+    }
+}
+
+/// Tells that clients may connect. Whoever started the server may have stopped
+/// listening to it, which is no reason to stop serving.
+fn announce(url: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "listening {url}").and_then(|()| out.flush());
+}
+
+/// The error and what caused it, in one line.
+pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
