@@ -110,8 +110,8 @@ impl PayloadStream {
         }
     }
 
-    /// Asks for up to `high` payloads ahead of their use, and for more when a
-    /// quarter of them is left.
+    /// Asks for up to `high` payloads ahead of their use, and for more when
+    /// half of them are left.
     ///
     /// Has no effect after the first poll.
     pub fn prefetch(self, high: Demand) -> Self {

@@ -41,6 +41,24 @@ mod hardly_any_capacity {
     }
 }
 
+/// Chaos that cuts nothing keeps the contract of what it wraps.
+mod hesitant {
+    use rsocket_core::testkit::{Chaos, ChaosConnector, ChaosListener};
+
+    use super::*;
+
+    rsocket_core::transport_conformance! {
+        medium = Medium::default().holding(1 << 20).telling_loss();
+        async fn pair() -> (ChaosConnector<MemoryConnector>, ChaosListener<MemoryListener>) {
+            let name = name();
+            let listener = MemoryListener::bind(&name).expect("a fresh name");
+            let chaos = Chaos::new(1).hesitating_once_in(3);
+            let connector = chaos.connector(MemoryConnector::new(name));
+            (connector, chaos.listener(listener))
+        }
+    }
+}
+
 /// As a program gets it whose configuration chooses the transport.
 mod by_url {
     use rsocket_core::transport::{Connector, Listener, Transports, memory};

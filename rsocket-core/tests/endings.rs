@@ -1,4 +1,11 @@
 //! Cancel, close, refusal, loss: how things end, and that they do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    missing_docs,
+    reason = "tests may fail, and need no docs"
+)]
 
 mod common;
 
@@ -142,7 +149,10 @@ async fn losing_the_connection_ends_everything_on_both_sides() {
     server.abort(); // All its connections are dropped with it.
 
     assert!(matches!(within(call).await, Err(Error::Closed(_))));
-    assert!(matches!(within(items.next()).await, Some(Err(Error::Closed(_)))));
+    assert!(matches!(
+        within(items.next()).await,
+        Some(Err(Error::Closed(_)))
+    ));
     within(first).await.unwrap();
     within(second).await.unwrap();
     assert!(!within(peer.closed()).await.is_graceful());
@@ -182,7 +192,10 @@ async fn close_lets_open_requests_end_and_takes_no_new_ones() {
         }
     })
     .await;
-    assert!(matches!(refused, Err(Error::Closed(CloseReason::Local))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::Closed(CloseReason::Local))),
+        "{refused:?}"
+    );
     assert!(!closing.is_finished());
     // Some calls may have gone out before the close; all are let go.
     go.notify_waiters();
@@ -201,7 +214,10 @@ async fn close_does_not_wait_for_ever() {
     let start = tokio::time::Instant::now();
     assert!(matches!(peer.close().await, CloseReason::DrainTimeout));
     assert!(start.elapsed() >= Duration::from_secs(5));
-    assert!(matches!(call.await, Err(Error::Closed(CloseReason::DrainTimeout))));
+    assert!(matches!(
+        call.await,
+        Err(Error::Closed(CloseReason::DrainTimeout))
+    ));
     gone.await.unwrap();
 }
 
@@ -326,13 +342,17 @@ async fn a_silent_server_is_given_up_after_the_max_lifetime() {
     let _held_and_silent = link.unwrap().await.unwrap();
     let start = tokio::time::Instant::now();
     let reason = peer.closed().await;
-    assert!(matches!(reason, CloseReason::KeepaliveTimeout { millis: 3000 }), "{reason:?}");
+    assert!(
+        matches!(reason, CloseReason::KeepaliveTimeout { millis: 3000 }),
+        "{reason:?}"
+    );
     assert!(start.elapsed() >= Duration::from_secs(3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn keepalive_keeps_an_idle_connection_for_hours() {
-    let peer = client_of(Handlers::new().on_request_response(|request| async { Ok(request) })).await;
+    let peer =
+        client_of(Handlers::new().on_request_response(|request| async { Ok(request) })).await;
     tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
     assert!(peer.close_reason().is_none());
     assert!(peer.request_response("still there?").await.is_ok());
@@ -349,11 +369,25 @@ async fn a_payload_that_fits_no_frame_is_refused_and_the_connection_lives() {
         })
         .on_request_stream(|_| stream::iter([Ok(Payload::new(vec![0; 17 << 20]))]));
     let peer = client_of(handlers).await;
-    let error = within(peer.request_response(vec![0; 17 << 20])).await.unwrap_err();
-    assert!(matches!(error, Error::TooLong { limit: 16_777_215, .. }), "{error:?}");
+    let error = within(peer.request_response(vec![0; 17 << 20]))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::TooLong {
+                limit: 16_777_215,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     let error = within(peer.request_response("big")).await.unwrap_err();
     assert!(matches!(error, Error::Peer(_)), "{error:?}");
-    let error = within(peer.request_stream("x").next()).await.unwrap().unwrap_err();
+    let error = within(peer.request_stream("x").next())
+        .await
+        .unwrap()
+        .unwrap_err();
     assert!(matches!(error, Error::Peer(_)), "{error:?}");
     assert!(within(peer.request_response("small")).await.is_ok());
 }
@@ -376,4 +410,17 @@ async fn a_manual_demand_asks_for_exactly_what_is_asked_for() {
     assert!(futures_util::poll!(items.next()).is_pending());
     items.request_n(Demand::ONE);
     assert_eq!(within(items.next()).await.unwrap().unwrap().data(), b"3");
+}
+
+// [C150]: completion is no payload, so it needs no credit.
+#[tokio::test]
+async fn a_stream_that_is_exactly_as_long_as_its_credit_completes() {
+    let handlers = Handlers::new()
+        .on_request_stream(|_| stream::iter(0..3).map(|n: u32| Ok(Payload::new(n.to_string()))));
+    let peer = client_of(handlers).await;
+    let initial = Demand::new(3).unwrap();
+    let items = peer
+        .request_stream("x")
+        .demand(DemandPolicy::Manual { initial });
+    assert_eq!(within(items.count()).await, 3);
 }

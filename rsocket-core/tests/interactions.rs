@@ -1,4 +1,11 @@
 //! The four interactions and METADATA_PUSH, in both directions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_types,
+    missing_docs,
+    reason = "tests may fail, and need no docs"
+)]
 
 mod common;
 
@@ -164,7 +171,10 @@ async fn a_slow_handler_delays_no_other() {
     });
     let peer = client_of(handlers).await;
     let slow = peer.request_response("slow");
-    assert_eq!(within(peer.request_response("fast")).await.unwrap().data(), b"fast");
+    assert_eq!(
+        within(peer.request_response("fast")).await.unwrap().data(),
+        b"fast"
+    );
     release.send(true).unwrap();
     assert_eq!(within(slow).await.unwrap().data(), b"slow");
 }
@@ -179,7 +189,12 @@ async fn a_panicking_handler_fails_its_request_and_nothing_else() {
             assert_ne!(request.data(), b"later");
             Ok(request)
         })
-        .on_request_stream(|_| stream::iter(0..3).map(|n| { assert!(n < 2); Ok("item".into()) }));
+        .on_request_stream(|_| {
+            stream::iter(0..3).map(|n| {
+                assert!(n < 2);
+                Ok("item".into())
+            })
+        });
     let peer = client_of(handlers).await;
     for request in ["now", "later"] {
         let error = within(peer.request_response(request)).await.unwrap_err();

@@ -20,7 +20,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The least fragment length: rsocket-java refuses shorter ones [C218, C219].
+    /// The least fragment length: rsocket-java refuses shorter ones \[C218, C219].
     pub const MIN_FRAGMENT_LEN: usize = 64;
 }
 
@@ -39,12 +39,12 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Longest frame taken, in bytes [C012]. Default: what the protocol
+    /// Longest frame taken, in bytes \[C012]. Default: what the protocol
     /// allows, 16,777,215, since `max_payload_len` binds anyway. Beyond it:
     /// ERROR\[CONNECTION_ERROR\].
     pub max_frame_len: usize,
     /// Longest payload taken, in bytes of data and metadata, reassembled or
-    /// not [C222]. Default 16 MiB + 64 KiB: one frame of the longest kind
+    /// not \[C222]. Default 16 MiB + 64 KiB: one frame of the longest kind
     /// passes. Beyond it the stream ends with ERROR\[CANCELED\] or CANCEL.
     pub max_payload_len: usize,
     /// Bytes of payloads of a connection that are being reassembled, or wait
@@ -56,19 +56,19 @@ pub struct Limits {
     /// Beyond it: ERROR\[REJECTED\]; a fire-and-forget is dropped.
     pub max_streams: usize,
     /// Bytes of answers that the protocol itself owes and the peer does not
-    /// read: KEEPALIVE answers, rejections, REQUEST_N [C110]. Default 256 KiB.
+    /// read: KEEPALIVE answers, rejections, REQUEST_N \[C110]. Default 256 KiB.
     /// Beyond it nothing more is read from the peer until it reads.
     pub max_owed_len: usize,
-    /// Bytes of payloads that wait for the link, over all streams [C256].
+    /// Bytes of payloads that wait for the link, over all streams \[C256].
     /// Default 8 MiB: more than links hold in flight. Beyond it, whoever
     /// produces payloads waits, whatever credit the peer has granted, and no
     /// further request is taken on.
     pub max_queued_len: usize,
     /// METADATA_PUSH and fire-and-forget handlers in work at once on a
     /// connection. Default 1,024. Beyond it they are dropped, which the
-    /// protocol allows, and counted [C165].
+    /// protocol allows, and counted \[C165].
     pub max_one_way: usize,
-    /// How long a server waits for SETUP, its acceptor included [C182].
+    /// How long a server waits for SETUP, its acceptor included \[C182].
     /// Default 10 s.
     pub setup_timeout: Duration,
 }

@@ -1,6 +1,6 @@
 //! When to send KEEPALIVE, and when to give the peer up for dead.
 //!
-//! Spec: "KEEPALIVE Frame (0x03)", "SETUP Frame (0x01)" [C100-C110].
+//! Spec: "KEEPALIVE Frame (0x03)", "SETUP Frame (0x01)" \[C100-C110].
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::frame::Millis31;
 /// One side's keepalive timers.
 #[derive(Debug)]
 pub struct Keepalive {
-    /// `None` on a server, which only answers [C102].
+    /// `None` on a server, which only answers \[C102].
     interval: Option<Duration>,
     max_lifetime: Millis31,
     next_send: Instant,
@@ -50,7 +50,7 @@ impl Keepalive {
         }
     }
 
-    /// Notes that something came in. Any frame proves the peer alive [C109].
+    /// Notes that something came in. Any frame proves the peer alive \[C109].
     #[inline]
     pub fn on_received(&mut self, now: Instant) {
         self.last_heard = now;

@@ -9,7 +9,7 @@ use super::Books;
 use super::{
     Action, Capacity, Config, DemandPolicy, Keepalive, Open, Setup, SetupOptions, Side, Stats,
     StreamKey, Take, Wake,
-    streams::{Streams, frame_limit, message_bytes},
+    streams::{Streams, frame_limit, message_bytes, payload_cost},
 };
 use crate::{
     Payload,
@@ -32,7 +32,7 @@ pub struct Session {
     keepalive: Option<Keepalive>,
     /// When waiting for SETUP, or for streams to end, is over.
     deadline: Option<Instant>,
-    /// A client's: whether the server showed that it accepted [C190].
+    /// A client's: whether the server showed that it accepted \[C190].
     established: bool,
     streams: Streams,
     effects: Effects,
@@ -48,7 +48,7 @@ enum Phase {
         max_lifetime: frame::Millis31,
     },
     Open,
-    /// New requests are refused; open streams go on [C085].
+    /// New requests are refused; open streams go on \[C085].
     Draining(By),
     /// What is queued on stream 0 may still be sent; nothing else.
     Closed(CloseReason),
@@ -107,30 +107,98 @@ pub enum Progress {
 pub(super) struct Effects {
     pub(super) events: VecDeque<Event>,
     pub(super) stats: Stats,
-    /// Frames of stream 0, encoded: they go before all others [C254].
-    control: VecDeque<Bytes>,
+    /// Frames of stream 0: they go before all others \[C254].
+    control: VecDeque<Control>,
     /// Answers to requests that never became streams.
     answers: VecDeque<(StreamId, ErrorCode, Bytes)>,
-    /// What `control` and `answers` hold, in bytes.
+    /// What waits because of the peer's frames, in bytes.
     owed: usize,
+    /// METADATA_PUSH frames of our own that wait, in bytes.
+    pushed: usize,
     /// METADATA_PUSH events that were not taken or are in work.
     pushes: usize,
+}
+
+/// An encoded frame of stream 0.
+#[derive(Debug)]
+struct Control {
+    frame: Bytes,
+    cause: Cause,
+}
+
+/// Whose doing a frame of stream 0 is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The peer's. Only this counts as owed: what we queue ourselves must not
+    /// keep us from reading, or two such sides would wait for each other.
+    Peer,
+    /// The application's METADATA_PUSH.
+    Push,
+    /// Our KEEPALIVE: one at a time.
+    Keepalive,
+    /// SETUP, or the last words.
+    Once,
 }
 
 impl Effects {
     /// What one owed frame costs beyond its bytes.
     const COST: usize = 64;
 
-    fn control(&mut self, frame: &Frame<'_>) {
-        let encoded = Bytes::from(frame.to_vec());
-        self.owed += encoded.len() + Self::COST;
-        self.control.push_back(encoded);
+    fn control(&mut self, cause: Cause, frame: Bytes) {
+        match cause {
+            Cause::Peer => self.owed += frame.len() + Self::COST,
+            Cause::Push => self.pushed += frame.len() + Self::COST,
+            Cause::Keepalive | Cause::Once => {}
+        }
+        self.control.push_back(Control { frame, cause });
     }
 
     pub(super) fn answer(&mut self, id: StreamId, code: ErrorCode, message: &'static str) {
         self.owed += message.len() + Self::COST;
         let message = Bytes::from_static(message.as_bytes());
         self.answers.push_back((id, code, message));
+    }
+
+    fn pop_control(&mut self) {
+        let Some(Control { frame, cause }) = self.control.pop_front() else {
+            return;
+        };
+        let cost = frame.len() + Self::COST;
+        match cause {
+            Cause::Peer => self.owed -= cost,
+            Cause::Push => self.pushed -= cost,
+            Cause::Keepalive | Cause::Once => {}
+        }
+    }
+
+    fn pop_answer(&mut self) {
+        if let Some((_, _, message)) = self.answers.pop_front() {
+            self.owed -= message.len() + Self::COST;
+        }
+    }
+
+    fn clear_control(&mut self) {
+        while !self.control.is_empty() {
+            self.pop_control();
+        }
+    }
+
+    fn clear_answers(&mut self) {
+        while !self.answers.is_empty() {
+            self.pop_answer();
+        }
+    }
+}
+
+impl Event {
+    /// What it costs to keep it until it is taken.
+    #[inline]
+    fn cost(&self) -> usize {
+        match self {
+            Self::Request { payload, .. } => payload_cost(payload.len()),
+            Self::MetadataPush(metadata) => payload_cost(metadata.len()),
+            Self::Setup(_) | Self::Channel { .. } | Self::Closed(_) => 0,
+        }
     }
 }
 
@@ -140,27 +208,28 @@ impl Session {
         let keepalive = Keepalive::client(now, setup.keepalive_interval, setup.max_lifetime);
         let mut session = Self::new(Side::Client, config, link, Phase::Open);
         session.keepalive = Some(keepalive);
-        session.effects.control.push_back(setup.encode());
+        session.effects.control(Cause::Once, setup.encode());
         session
     }
 
     /// A server's side: waits for SETUP.
     pub fn server(now: Instant, config: Config, link: LinkLimits) -> Self {
-        let deadline = now + config.limits.setup_timeout;
+        let deadline = now.checked_add(config.limits.setup_timeout);
         let mut session = Self::new(Side::Server, config, link, Phase::AwaitSetup);
-        session.deadline = Some(deadline);
+        session.deadline = deadline;
         session
     }
 
     fn new(side: Side, config: Config, link: LinkLimits, phase: Phase) -> Self {
+        let link_max = link.max_frame_len.min(frame::MAX_FRAME_LEN);
         Self {
             side,
             phase,
-            link_max: link.max_frame_len.min(frame::MAX_FRAME_LEN),
+            link_max,
             keepalive: None,
             deadline: None,
             established: false,
-            streams: Streams::new(side, config.limits.max_queued_len),
+            streams: Streams::new(side, config.limits.max_queued_len, link_max),
             effects: Effects::default(),
             config,
         }
@@ -177,11 +246,16 @@ impl Session {
         if let Some(keepalive) = &mut self.keepalive {
             keepalive.on_received(now);
         }
+        let too_long = whole.as_slice().len() > self.config.limits.max_frame_len;
         let frame = Frame::decode(whole.as_slice());
         match self.phase {
+            Phase::AwaitSetup if too_long => {
+                let message = "the first frame is longer than max_frame_len".to_owned();
+                self.refuse(&Failure::from_wire(ErrorCode::INVALID_SETUP, message));
+            }
             Phase::AwaitSetup => self.on_first_frame(frame, whole),
             Phase::Open | Phase::Draining(_) => {
-                if whole.as_slice().len() > self.config.limits.max_frame_len {
+                if too_long {
                     self.violation("a frame is longer than max_frame_len");
                     return;
                 }
@@ -198,13 +272,10 @@ impl Session {
     fn on_frame(&mut self, now: Instant, frame: &Frame<'_>, whole: &InFrame<'_>) {
         let limits = &self.config.limits;
         let effects = &mut self.effects;
+        self.established |= shows_acceptance(frame);
         match frame {
-            Frame::Payload(frame) => {
-                self.established = true;
-                self.streams.on_payload(frame, whole, limits, effects);
-            }
+            Frame::Payload(frame) => self.streams.on_payload(frame, whole, limits, effects),
             Frame::Request(frame) => {
-                self.established = true;
                 let refuse_new = matches!(self.phase, Phase::Draining(By::Us));
                 self.streams
                     .on_request(frame, whole, refuse_new, limits, effects);
@@ -215,20 +286,27 @@ impl Session {
                 Some(id) => self.streams.on_error(id, frame, effects),
                 None => self.on_connection_error(now, frame),
             },
-            Frame::Keepalive(frame) => {
-                self.established = true;
-                if frame.respond {
-                    // The same data, our own position: 0 without resumption
-                    // [C103, C104, C106].
-                    effects.control(&Frame::Keepalive(frame::Keepalive {
-                        respond: false,
-                        last_received: Position::ZERO,
-                        data: frame.data,
-                    }));
+            Frame::Keepalive(frame) if frame.respond => {
+                // The same data, our own position: 0 without resumption
+                // [C103, C104, C106].
+                let answer = Frame::Keepalive(frame::Keepalive {
+                    respond: false,
+                    last_received: Position::ZERO,
+                    data: frame.data,
+                });
+                if answer.encoded_len() > self.link_max {
+                    effects.stats.frames_ignored += 1; // No frame can hold it.
+                } else {
+                    effects.control(Cause::Peer, answer.to_vec().into());
                 }
             }
+            Frame::Keepalive(_) => {}
             Frame::MetadataPush(frame) => {
-                if effects.pushes >= limits.max_one_way {
+                let len = frame.metadata.len();
+                if effects.pushes >= limits.max_one_way
+                    || len > limits.max_payload_len
+                    || !self.streams.keeps(payload_cost(len), limits)
+                {
                     effects.stats.one_way_dropped += 1;
                     return;
                 }
@@ -253,8 +331,8 @@ impl Session {
         self.finish_drain();
     }
 
-    /// A server's first frame must be SETUP [C181]; RESUME comes with an
-    /// extension that is not offered here [C290].
+    /// A server's first frame must be SETUP \[C181]; RESUME comes with an
+    /// extension that is not offered here \[C290].
     fn on_first_frame(&mut self, frame: Result<Frame<'_>, DecodeError>, whole: &InFrame<'_>) {
         let (code, message) = match frame {
             Ok(Frame::Setup(setup)) => {
@@ -269,6 +347,9 @@ impl Session {
                 } else if setup.lease {
                     let message = "lease is not supported";
                     (ErrorCode::UNSUPPORTED_SETUP, message.to_owned())
+                } else if payload_len(&setup.payload) > self.config.limits.max_payload_len {
+                    let message = "the payload is longer than max_payload_len";
+                    (ErrorCode::REJECTED_SETUP, message.to_owned())
                 } else {
                     self.phase = Phase::Deciding {
                         max_lifetime: setup.max_lifetime,
@@ -344,7 +425,7 @@ impl Session {
         if frame.code == ErrorCode::CONNECTION_CLOSE {
             if matches!(self.phase, Phase::Open) {
                 self.phase = Phase::Draining(By::Peer);
-                self.deadline = Some(now + self.config.drain_timeout);
+                self.deadline = now.checked_add(self.config.drain_timeout);
             }
         } else if self.side == Side::Client && !self.established {
             self.close_with(CloseReason::Refused(failure));
@@ -376,11 +457,19 @@ impl Session {
         };
         match keepalive.handle_timeout(now) {
             Action::Nothing => {}
-            Action::Send => self.effects.control(&Frame::Keepalive(frame::Keepalive {
-                respond: true,
-                last_received: Position::ZERO,
-                data: &[],
-            })),
+            Action::Send => {
+                let waits = |control: &Control| control.cause == Cause::Keepalive;
+                // On a link that takes nothing they would pile up.
+                if !self.effects.control.iter().any(waits) {
+                    let keepalive = Frame::Keepalive(frame::Keepalive {
+                        respond: true,
+                        last_received: Position::ZERO,
+                        data: &[],
+                    });
+                    let encoded = keepalive.to_vec().into();
+                    self.effects.control(Cause::Keepalive, encoded);
+                }
+            }
             Action::PeerDead => {
                 let millis = keepalive.max_lifetime().get();
                 self.fail_connection(ErrorCode::CONNECTION_ERROR, "no keepalive in time");
@@ -397,9 +486,7 @@ impl Session {
             (Phase::Draining(By::Peer), CloseReason::Transport(_)) => CloseReason::Peer,
             (_, reason) => reason,
         };
-        self.effects.control.clear();
-        self.effects.answers.clear();
-        self.effects.owed = 0;
+        self.effects.clear_control();
         self.close_with(reason);
     }
 
@@ -415,7 +502,7 @@ impl Session {
     }
 
     /// Refuses the SETUP of [`Event::Setup`]: ERROR on stream 0, then the end
-    /// [C183]. A code that is none of the setup codes becomes REJECTED_SETUP.
+    /// \[C183]. A code that is none of the setup codes becomes REJECTED_SETUP.
     pub fn refuse(&mut self, failure: &Failure) {
         if !matches!(self.phase, Phase::AwaitSetup | Phase::Deciding { .. }) {
             return;
@@ -428,7 +515,7 @@ impl Session {
         self.close_with(CloseReason::RefusedClient(failure.clone()));
     }
 
-    /// Opens a stream. Its request leaves in the order of stream ids [C045].
+    /// Opens a stream. Its request leaves in the order of stream ids \[C045].
     ///
     /// # Errors
     ///
@@ -451,7 +538,7 @@ impl Session {
     /// # Errors
     ///
     /// [`Error::Closed`], and [`Error::TooLong`] since it cannot be fragmented
-    /// [C165].
+    /// \[C165].
     pub fn metadata_push(&mut self, metadata: &[u8]) -> Result<(), Error> {
         if let Phase::Closed(reason) = &self.phase {
             return Err(Error::Closed(reason.clone()));
@@ -464,7 +551,7 @@ impl Session {
             });
         }
         let frame = Frame::MetadataPush(MetadataPush { metadata });
-        self.effects.control(&frame);
+        self.effects.control(Cause::Push, frame.to_vec().into());
         Ok(())
     }
 
@@ -542,13 +629,13 @@ impl Session {
     }
 
     /// Ends the connection in good order: tells the peer, refuses new
-    /// requests, lets open streams end, for at most the drain timeout [C085].
+    /// requests, lets open streams end, for at most the drain timeout \[C085].
     pub fn close(&mut self, now: Instant) {
         match self.phase {
             Phase::Open => {
                 self.fail_connection(ErrorCode::CONNECTION_CLOSE, "closing");
                 self.phase = Phase::Draining(By::Us);
-                self.deadline = Some(now + self.config.drain_timeout);
+                self.deadline = now.checked_add(self.config.drain_timeout);
                 self.finish_drain();
             }
             Phase::AwaitSetup | Phase::Deciding { .. } => {
@@ -569,7 +656,7 @@ impl Session {
     // ----- what is to be done ---------------------------------------------
 
     /// Sends one frame through `send`, which says `Pending` when the link takes
-    /// nothing. Frames of stream 0 go first [C254].
+    /// nothing. Frames of stream 0 go first \[C254].
     ///
     /// # Errors
     ///
@@ -579,21 +666,25 @@ impl Session {
         &mut self,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Progress, E> {
-        if self.effects.owed > 0 || !self.effects.control.is_empty() {
+        // Nothing goes out before the connection is established [C191].
+        if matches!(self.phase, Phase::AwaitSetup | Phase::Deciding { .. }) {
+            return Ok(Progress::Idle);
+        }
+        if !self.effects.control.is_empty() || !self.effects.answers.is_empty() {
             return self.transmit_owed(send);
         }
-        // Nothing goes out on a stream before the connection is established
-        // [C191].
-        if !matches!(self.phase, Phase::Open | Phase::Draining(_)) {
+        if self.is_closed() {
             return Ok(Progress::Idle);
         }
         let max_len = frame_limit(self.link_max, &self.config);
-        let progress = self.streams.transmit(max_len, send)?;
+        let sent = &mut self.effects.stats.frames_sent;
+        let progress = self.streams.transmit(max_len, |frame| {
+            let result = send(frame);
+            *sent += u64::from(matches!(result, Poll::Ready(Ok(()))));
+            result
+        })?;
         match progress {
-            Progress::Sent => {
-                self.effects.stats.frames_sent += 1;
-                self.finish_drain();
-            }
+            Progress::Sent => self.finish_drain(),
             Progress::Idle | Progress::Blocked => {}
         }
         Ok(progress)
@@ -605,12 +696,12 @@ impl Session {
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Progress, E> {
         let effects = &mut self.effects;
-        let cost = if let Some(encoded) = effects.control.front() {
-            match send(&OutFrame::encoded(encoded)) {
+        if let Some(Control { frame, .. }) = effects.control.front() {
+            match send(&OutFrame::encoded(frame)) {
                 Poll::Pending => return Ok(Progress::Blocked),
                 Poll::Ready(sent) => sent?,
             }
-            effects.control.pop_front().map_or(0, |frame| frame.len())
+            effects.pop_control();
         } else if let Some((id, code, message)) = effects.answers.front() {
             let head = Head::error(Some(*id), *code);
             let frame = OutFrame::new(head.as_slice(), Part::EMPTY, Part::shared(message, message));
@@ -618,23 +709,35 @@ impl Session {
                 Poll::Pending => return Ok(Progress::Blocked),
                 Poll::Ready(sent) => sent?,
             }
-            effects
-                .answers
-                .pop_front()
-                .map_or(0, |(_, _, message)| message.len())
-        } else {
-            effects.owed = 0;
-            return Ok(Progress::Sent);
-        };
-        effects.owed = effects.owed.saturating_sub(cost + Effects::COST);
+            effects.pop_answer();
+        }
         effects.stats.frames_sent += 1;
+        self.finish_drain();
         Ok(Progress::Sent)
     }
 
     /// Something for the application.
     #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.effects.events.pop_front()
+        let event = self.effects.events.pop_front()?;
+        self.streams.forget(event.cost());
+        Some(event)
+    }
+
+    /// All that [`poll_event`](Self::poll_event) has, appended to `into`; by
+    /// exchanging memory if `into` is empty.
+    #[inline]
+    pub fn take_events(&mut self, into: &mut VecDeque<Event>) {
+        if self.effects.events.is_empty() {
+            return;
+        }
+        if into.is_empty() {
+            std::mem::swap(&mut self.effects.events, into);
+            let cost = into.iter().map(Event::cost).sum();
+            self.streams.forget(cost);
+        } else {
+            into.extend(std::iter::from_fn(|| self.poll_event()));
+        }
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something.
@@ -646,7 +749,7 @@ impl Session {
     /// Whether METADATA_PUSH may be sent without piling up.
     #[inline]
     pub fn has_push_room(&self) -> bool {
-        self.effects.owed <= self.config.limits.max_owed_len || self.is_closed()
+        self.effects.pushed <= self.config.limits.max_owed_len || self.is_closed()
     }
 
     /// Somebody who waits in `poll_take` or `poll_capacity` can go on.
@@ -680,9 +783,13 @@ impl Session {
 
     /// Whether a further request may be served: false while answers to earlier
     /// ones fill the memory meant for them.
+    ///
+    /// Leave events in the session until then, where they are counted, but read
+    /// on: two sides that stopped reading until their answers are read would
+    /// wait for each other.
     #[inline]
     pub fn wants_work(&self) -> bool {
-        self.streams.has_room() || self.is_closed()
+        self.streams.has_room_for_answers() || self.is_closed()
     }
 
     // ----- what it is ------------------------------------------------------
@@ -739,18 +846,27 @@ impl Session {
         self.close_with(CloseReason::Protocol(what));
     }
 
+    /// Queues the last words.
     fn fail_connection(&mut self, code: ErrorCode, message: &str) {
-        let message = message_bytes(message);
-        self.effects.control(&Frame::Error(ErrorFrame {
+        if matches!(self.phase, Phase::AwaitSetup | Phase::Deciding { .. }) {
+            // What was pushed for a connection that will not be.
+            self.effects.clear_control();
+        }
+        let message = message_bytes(message, self.link_max);
+        let error = Frame::Error(ErrorFrame {
             stream_id: None,
             code,
             message: &message,
-        }));
+        });
+        self.effects.control(Cause::Once, error.to_vec().into());
     }
 
+    /// Ends a drain once all streams are over, and those whose requests were
+    /// refused know.
     fn finish_drain(&mut self) {
         if let Phase::Draining(by) = self.phase
             && self.streams.len() == 0
+            && self.effects.answers.is_empty()
         {
             self.close_with(match by {
                 By::Us => CloseReason::Local,
@@ -763,13 +879,33 @@ impl Session {
         if self.is_closed() {
             return;
         }
-        self.effects.answers.clear();
+        self.effects.clear_answers();
         self.streams.close(&reason);
         self.phase = Phase::Closed(reason.clone());
         self.deadline = None;
         self.keepalive = None;
         self.effects.events.push_back(Event::Closed(reason));
     }
+}
+
+/// Whether a server that sends this has accepted SETUP \[C190]. ERROR on stream
+/// 0 may be its refusal.
+fn shows_acceptance(frame: &Frame<'_>) -> bool {
+    match frame {
+        Frame::Error(frame) => frame.stream_id.is_some(),
+        Frame::Request(_)
+        | Frame::RequestN(_)
+        | Frame::Cancel(_)
+        | Frame::Payload(_)
+        | Frame::Keepalive(_)
+        | Frame::Lease(_)
+        | Frame::MetadataPush(_) => true,
+        Frame::Setup(_) | Frame::Resume(_) | Frame::ResumeOk(_) | Frame::Ext(_) => false,
+    }
+}
+
+fn payload_len(payload: &frame::PayloadRef<'_>) -> usize {
+    payload.data.len() + payload.metadata.map_or(0, <[u8]>::len)
 }
 
 /// For tests: the books that the limits are kept by.
@@ -791,7 +927,18 @@ impl Session {
     ///
     /// When they differ: a bug of this module.
     pub fn assert_consistent(&self) {
-        self.streams.assert_consistent(0, self.is_closed());
+        let waiting = self.effects.events.iter().map(Event::cost).sum();
+        self.streams.assert_consistent(waiting, self.is_closed());
+        let frames = self.effects.control.iter();
+        let peers = frames.filter(|control| control.cause == Cause::Peer);
+        let control: usize = peers
+            .map(|control| control.frame.len() + Effects::COST)
+            .sum();
+        let answers = self.effects.answers.iter();
+        let answers: usize = answers
+            .map(|(_, _, message)| message.len() + Effects::COST)
+            .sum();
+        assert_eq!(self.effects.owed, control + answers, "bytes owed");
     }
 
     /// Makes `next` the id of this side's next stream.

@@ -31,7 +31,7 @@ pub struct SetupOptions {
     /// dead: 1 ms ..= 2^31-1 ms. Default 90 s.
     pub max_lifetime: Millis31,
     /// Media type of metadata, ASCII, at most 255 bytes; some peers take 127
-    /// [C070]. Default `application/octet-stream`.
+    /// \[C070]. Default `application/octet-stream`.
     pub metadata_mime: String,
     /// Media type of data, likewise.
     pub data_mime: String,
@@ -40,7 +40,7 @@ pub struct SetupOptions {
 }
 
 impl Default for SetupOptions {
-    /// The intervals of rsocket-java [A50].
+    /// The intervals of rsocket-java \[A50].
     fn default() -> Self {
         const INTERVAL: Millis31 = Millis31::new(20_000).unwrap();
         const MAX_LIFETIME: Millis31 = Millis31::new(90_000).unwrap();

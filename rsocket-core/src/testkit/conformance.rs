@@ -252,7 +252,8 @@ macro_rules! transport_conformance {
 }
 
 /// The listener's URL has the scheme that both ends report, and limits that the
-/// core can work with. [C010]
+/// core can work with.
+// [C010]
 pub async fn the_url_names_the_scheme_of_both_ends(mut pair: Pair) {
     let url = pair.listener.url();
     let (scheme, _) = url.split_once(':').expect("a URL has a scheme");
@@ -268,7 +269,8 @@ pub async fn the_url_names_the_scheme_of_both_ends(mut pair: Pair) {
 }
 
 /// Frames of all lengths around powers of two, up to the longest, in both
-/// directions at once. [C002, C003, C010]
+/// directions at once.
+// [C002, C003, C010]
 pub async fn frames_arrive_whole_and_in_order(mut pair: Pair) {
     let (client, server) = pair.link().await;
     let longest = client

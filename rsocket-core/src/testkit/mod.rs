@@ -2,9 +2,30 @@
 //!
 //! - [`transport_conformance!`](crate::transport_conformance): what every
 //!   transport has to do, frame by frame. A transport is done when it passes.
+//! - [`transport_contract!`](crate::transport_contract): what users get over a
+//!   transport, conversation by conversation.
+//! - [`Chaos`]: links that hesitate and break, from a seed.
+//! - [`Peer`]: one session of the protocol, spoken to frame by frame.
+//! - [`live_through`]: a whole connection's life in virtual time, from a seed.
 
+mod chaos;
 #[cfg(feature = "tokio")]
 pub mod conformance;
+#[cfg(feature = "tokio")]
+pub mod contract;
+mod link;
+mod notation;
+mod peer;
 mod random;
+mod referee;
+mod world;
 
-pub use self::random::{Random, seeds};
+pub use self::{
+    chaos::{Chaos, ChaosConnector, ChaosListener},
+    link::{Arrival, LinkFaults, Wire},
+    notation::{frame, text},
+    peer::{Peer, id, request},
+    random::{Random, seeds},
+    referee::Referee,
+    world::{Outcome, live_through},
+};

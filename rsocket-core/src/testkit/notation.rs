@@ -85,7 +85,11 @@ pub fn text(bytes: &[u8]) -> String {
         let _ = write!(out, " {id}");
     }
     let flags = |set: &[(bool, char)]| -> String {
-        let letters: String = set.iter().filter(|flag| flag.0).map(|flag| flag.1).collect();
+        let letters: String = set
+            .iter()
+            .filter(|flag| flag.0)
+            .map(|flag| flag.1)
+            .collect();
         match letters.as_str() {
             "" => letters,
             _ => format!(" {letters}"),
@@ -228,19 +232,22 @@ impl<'t> Parser<'t> {
     }
 
     fn bytes(&self, text: &str) -> Vec<u8> {
-        let bad = || panic!("`{text}` are no bytes: {}", self.text);
+        let parsed = Self::parse(text);
+        parsed.unwrap_or_else(|| panic!("`{text}` are no bytes: {}", self.text))
+    }
+
+    fn parse(text: &str) -> Option<Vec<u8>> {
         if let Some(len) = text.strip_prefix('*') {
-            return vec![b'x'; len.parse().unwrap_or_else(|_| bad())];
+            return Some(vec![b'x'; len.parse().ok()?]);
         }
         let Some(hex) = text.strip_prefix('#') else {
-            return text.as_bytes().to_vec();
+            return Some(text.as_bytes().to_vec());
         };
         let digits = |pair: &[u8]| {
             let pair = std::str::from_utf8(pair).ok()?;
             u8::from_str_radix(pair, 16).ok()
         };
-        let bytes = hex.as_bytes().chunks(2).map(digits);
-        bytes.collect::<Option<_>>().unwrap_or_else(bad)
+        hex.as_bytes().chunks(2).map(digits).collect()
     }
 
     fn data(&self) -> Vec<u8> {

@@ -25,7 +25,8 @@ type MakeListener =
 /// assert!(transports.connector("memory:hello").is_ok());
 ///
 /// let error = transports.connector("carrier-pigeon://coop").err().expect("unknown");
-/// assert!(error.to_string().contains("memory"), "it names what there is");
+/// let cause = std::error::Error::source(&error).expect("there is a cause");
+/// assert!(cause.to_string().contains("memory"), "it names what there is");
 /// ```
 #[derive(Clone, Default)]
 pub struct Transports {

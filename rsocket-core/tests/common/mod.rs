@@ -1,5 +1,9 @@
 //! What the tests of the public API share.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses a part of it, and tests may fail"
+)]
 
 use std::{
     future::Future,

@@ -1,6 +1,6 @@
 //! Payloads that are longer than a frame.
 //!
-//! Spec: "Fragmentation And Reassembly" [C210-C226].
+//! Spec: "Fragmentation And Reassembly" \[C210-C226].
 
 mod join;
 mod split;
@@ -37,7 +37,7 @@ mod tests {
     }
 
     fn bytes(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i % 251) as u8).collect()
+        (0_u8..=250).cycle().take(len).collect()
     }
 
     proptest! {

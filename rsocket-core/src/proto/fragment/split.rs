@@ -30,7 +30,7 @@ impl Cursor {
     /// The next fragment, for a frame of at most `max_len` bytes of which
     /// `fixed` come before the metadata; and the cursor behind it.
     ///
-    /// Fragments are filled: metadata first, then data behind it [C212, C218].
+    /// Fragments are filled: metadata first, then data behind it \[C212, C218].
     pub(crate) fn next(
         self,
         payload: &Payload,

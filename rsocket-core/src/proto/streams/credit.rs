@@ -2,7 +2,7 @@
 //!
 //! [`Credit`] is what we may still send; [`Prefetch`] is what we have asked the
 //! peer to send. Both count *payloads*: a payload cut into any number of
-//! fragments costs one [C220].
+//! fragments costs one \[C220].
 //!
 //! No other module adds or subtracts credit. A leak or a double spend is
 //! therefore a bug in this file.
@@ -13,7 +13,7 @@ use crate::frame::Demand;
 
 /// Payloads that this side may still send on one stream.
 ///
-/// Grants add up and are never taken back [C131], so the balance falls only by
+/// Grants add up and are never taken back \[C131], so the balance falls only by
 /// sending.
 #[derive(Debug, Default)]
 pub struct Credit {
@@ -25,7 +25,7 @@ pub struct Credit {
 
 impl Credit {
     /// A total from which a grant counts as endless: the spec has no infinity,
-    /// and rsocket-java stops granting once its sum gets here [C133].
+    /// and rsocket-java stops granting once its sum gets here \[C133].
     const ENDLESS_FROM: u64 = Demand::MAX.get() as u64;
     const ENDLESS: u64 = u64::MAX;
 
@@ -85,12 +85,12 @@ pub enum DemandPolicy {
 }
 
 impl DemandPolicy {
-    /// Asks for `high`, and again when a quarter of it is left: the top-up is
-    /// under way while the rest is consumed.
+    /// Asks for `high`, and again when half of it is left: the top-up is under
+    /// way while the rest is consumed, and frames that grant stay few.
     pub const fn prefetch(high: Demand) -> Self {
         Self::Prefetch {
             high,
-            low: high.get() / 4,
+            low: high.get() / 2,
         }
     }
 
@@ -126,7 +126,7 @@ pub struct Prefetch {
     in_flight: u64,
     /// Arrived and not yet taken by the application.
     buffered: u32,
-    /// The application asked for more than it can ever count [C134].
+    /// The application asked for more than it can ever count \[C134].
     endless: bool,
 }
 
@@ -146,7 +146,7 @@ impl Prefetch {
     }
 
     /// The first grant, counting what is buffered already (the payload that
-    /// came inside REQUEST_CHANNEL [C126, A4]) against it.
+    /// came inside REQUEST_CHANNEL \[C126, A4]) against it.
     pub fn start(&mut self) -> Option<Demand> {
         let initial = self.policy.initial();
         let n = match self.policy {
@@ -180,7 +180,7 @@ impl Prefetch {
     /// # Errors
     ///
     /// [`Overrun`] when the peer sent more than it was granted. The caller ends
-    /// the stream [C252]: accepting it would unbound the buffer.
+    /// the stream \[C252]: accepting it would unbound the buffer.
     pub fn on_received(&mut self) -> Result<Option<Demand>, Overrun> {
         self.in_flight = self.in_flight.checked_sub(1).ok_or(Overrun)?;
         self.buffered = self.buffered.saturating_add(1);
@@ -195,7 +195,7 @@ impl Prefetch {
         self.in_flight > 0
     }
 
-    /// Counts the payload inside REQUEST_CHANNEL, which costs no credit [C126].
+    /// Counts the payload inside REQUEST_CHANNEL, which costs no credit \[C126].
     pub fn on_received_free(&mut self) {
         self.buffered = self.buffered.saturating_add(1);
     }

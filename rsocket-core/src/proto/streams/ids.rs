@@ -1,6 +1,6 @@
 //! Which id the next stream gets.
 //!
-//! Spec: "Stream Identifiers" [C042-C051].
+//! Spec: "Stream Identifiers" \[C042-C051].
 
 use crate::frame::StreamId;
 
@@ -13,18 +13,18 @@ pub struct StreamIds {
 }
 
 impl StreamIds {
-    /// 1, 3, 5, ... [C042]
+    /// 1, 3, 5, ... \[C042]
     pub const fn client() -> Self {
         Self { next: 1, first: 1 }
     }
 
-    /// 2, 4, 6, ... [C043]
+    /// 2, 4, 6, ... \[C043]
     pub const fn server() -> Self {
         Self { next: 2, first: 2 }
     }
 
     /// The next id that is not `in_use`; `None` when `live` streams hold all
-    /// [C049, C051].
+    /// \[C049, C051].
     pub fn next(&mut self, mut in_use: impl FnMut(StreamId) -> bool) -> Option<StreamId> {
         // Live streams are few (their number is limited), so a free id turns up
         // soon; the bound only guards against a caller whose `in_use` lies.

@@ -1,7 +1,8 @@
 //! What the peer's frames do to streams.
 
 use super::{
-    Ended, PAYLOAD_COST, Role, State, StreamEvent, StreamKey, Streams, error_item, stream::Joining,
+    Ended, Item, Role, State, StreamEvent, StreamKey, Streams, payload_cost,
+    stream::{Joining, Stream},
 };
 use crate::{
     Payload,
@@ -112,8 +113,13 @@ impl Streams {
         if joining && frame.complete && !frame.next && empty {
             // A completion in the middle of a payload: its sender gave the
             // payload up [C226].
-            self.abandon_join(slot);
-            self.on_complete(slot);
+            let given_up = self.abandon_join(slot);
+            if given_up.is_some_and(|joining| joining.is_request) {
+                let why = "the request was completed before it was whole";
+                self.refuse(slot, ErrorCode::INVALID, why, effects);
+            } else {
+                self.on_complete(slot);
+            }
         } else if !expected || (!joining && !frame.next && !frame.complete) {
             // Out of place [C334], or neither an item nor an end [C151].
             effects.stats.frames_ignored += 1;
@@ -159,6 +165,12 @@ impl Streams {
                 return;
             }
         }
+        let added = fragment.data.len() + fragment.metadata.map_or(0, <[u8]>::len);
+        if added > limits.max_buffered_len.saturating_sub(self.buffered) {
+            let limit = limits.max_buffered_len;
+            self.misbehaved(slot, Misbehavior::BufferFull { limit }, effects);
+            return;
+        }
         let Some(stream) = self.slots.get_mut(slot) else {
             return;
         };
@@ -177,11 +189,6 @@ impl Streams {
         self.buffered += joining.join.len() - before;
         if let Err(why) = pushed {
             self.misbehaved(slot, why, effects);
-            return;
-        }
-        if self.buffered > limits.max_buffered_len {
-            let limit = limits.max_buffered_len;
-            self.misbehaved(slot, Misbehavior::BufferFull { limit }, effects);
             return;
         }
         if follows {
@@ -204,7 +211,7 @@ impl Streams {
     /// Takes what was reassembled so far from the stream.
     fn abandon_join(&mut self, slot: usize) -> Option<Joining> {
         let joining = self.slots.get_mut(slot)?.join.take()?;
-        self.buffered = self.buffered.saturating_sub(joining.join.len());
+        self.forget(joining.join.len());
         Some(*joining)
     }
 
@@ -219,6 +226,12 @@ impl Streams {
         if payload.len() > limits.max_payload_len {
             let limit = limits.max_payload_len;
             self.misbehaved(slot, Misbehavior::PayloadTooLong { limit }, effects);
+            return;
+        }
+        // Counted until the application takes it.
+        if !self.keeps(payload_cost(payload.len()), limits) {
+            let why = "too much waits to be taken on this connection";
+            self.refuse(slot, ErrorCode::REJECTED, why, effects);
             return;
         }
         let Some(stream) = self.slots.get_mut(slot) else {
@@ -239,7 +252,6 @@ impl Streams {
             Interaction::RequestChannel => {
                 stream.handles = 2;
                 stream.prefetch.on_received_free();
-                self.buffered += payload.len() + PAYLOAD_COST;
                 stream.inbox.push_back(payload);
                 if complete {
                     self.on_complete(slot);
@@ -279,15 +291,16 @@ impl Streams {
                 }
             }
         }
-        self.buffered += payload.len() + PAYLOAD_COST;
-        if self.buffered > limits.max_buffered_len {
-            self.buffered -= payload.len() + PAYLOAD_COST;
+        let owes = stream.request_n > 0;
+        if !self.keeps(payload_cost(payload.len()), limits) {
             let limit = limits.max_buffered_len;
             self.misbehaved(slot, Misbehavior::BufferFull { limit }, effects);
             return;
         }
-        stream.inbox.push_back(payload);
-        if stream.request_n > 0 {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            stream.inbox.push_back(payload);
+        }
+        if owes {
             self.enqueue(slot);
         }
         self.wake_reader(slot);
@@ -306,7 +319,7 @@ impl Streams {
         self.settle(slot);
     }
 
-    /// REQUEST_N: credit for our sending half [C136].
+    /// REQUEST_N: credit for our sending half \[C136].
     pub(in crate::proto) fn on_request_n(&mut self, frame: RequestN, effects: &mut Effects) {
         let slot = self.find(frame.stream_id);
         match slot.and_then(|slot| Some((slot, self.slots.get_mut(slot)?))) {
@@ -327,18 +340,19 @@ impl Streams {
         let Some(stream) = self.slots.get_mut(slot) else {
             return;
         };
+        let role = stream.role;
         if !stream.transition(StreamEvent::RecvCancel) {
-            effects.stats.frames_ignored += 1;
+            self.drop_unwanted(slot, role == Role::Responder, effects);
             return;
         }
-        match stream.role {
+        match role {
             Role::Responder => {
-                self.queued_len -= stream.drop_output();
+                self.drop_output(slot);
                 self.end_writer(slot);
                 self.end_reader(slot, Ended::Failed(Error::Canceled));
             }
             Role::Requester => {
-                self.queued_len -= stream.drop_outbox();
+                self.drop_payloads(slot);
                 self.end_writer(slot);
             }
         }
@@ -360,17 +374,17 @@ impl Streams {
             return;
         };
         if !stream.transition(StreamEvent::RecvError) {
-            effects.stats.frames_ignored += 1;
+            self.drop_unwanted(slot, true, effects);
             return;
         }
-        self.queued_len -= stream.drop_output();
+        self.drop_output(slot);
         let failure = Failure::from_wire(frame.code, frame.message_lossy().into_owned());
         self.end_writer(slot);
         self.end_reader(slot, Ended::Failed(Error::Peer(failure)));
         self.settle(slot);
     }
 
-    /// Ends a stream for a rule that the peer broke on it [C222, C252]: as a
+    /// Ends a stream for a rule that the peer broke on it \[C222, C252]: as a
     /// requester with CANCEL, as a responder with ERROR\[CANCELED\].
     fn misbehaved(&mut self, slot: usize, why: Misbehavior, effects: &mut Effects) {
         effects.stats.streams_misbehaved += 1;
@@ -382,15 +396,53 @@ impl Streams {
         let was_open = !stream.state.is_closed();
         stream.state = State::Closed;
         stream.end = None;
-        self.queued_len -= stream.drop_output();
+        self.queued.remove(stream.role, stream.drop_output());
         match stream.role {
             Role::Requester => stream.cancel = was_open,
             Role::Responder if stream.interaction == Interaction::FireAndForget => {}
-            Role::Responder => self.push(slot, error_item(&Failure::canceled(why))),
+            Role::Responder => {
+                let item = self.error_item(&Failure::canceled(why));
+                self.push(slot, item);
+            }
         }
         self.enqueue(slot);
+        self.relieve();
         self.end_writer(slot);
         self.end_reader(slot, Ended::Failed(Error::Misbehaved(why)));
+        self.settle(slot);
+    }
+
+    /// The peer ended what is over on this side already, perhaps with the rest
+    /// of it still to be sent: nobody wants that now \[C232].
+    fn drop_unwanted(&mut self, slot: usize, both_halves: bool, effects: &mut Effects) {
+        let Some(stream) = self.slots.get(slot) else {
+            return;
+        };
+        let had_output = stream.has_output();
+        match stream.role {
+            _ if both_halves && stream.state.is_closed() => self.drop_output(slot),
+            Role::Requester => self.drop_payloads(slot),
+            Role::Responder => {}
+        }
+        let has_output = self.slots.get(slot).is_some_and(Stream::has_output);
+        if has_output == had_output {
+            effects.stats.frames_ignored += 1;
+        }
+    }
+
+    /// Ends a request that the application was not told of.
+    fn refuse(&mut self, slot: usize, code: ErrorCode, why: &'static str, effects: &mut Effects) {
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        stream.state = State::Closed;
+        if stream.interaction == Interaction::FireAndForget {
+            effects.stats.one_way_dropped += 1; // No answer of any kind [C234].
+        } else {
+            effects.stats.requests_rejected += 1;
+            let why = bytes::Bytes::from_static(why.as_bytes());
+            self.push(slot, Item::Error(code, why));
+        }
         self.settle(slot);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{PAYLOAD_COST, Streams};
+use super::{Streams, payload_cost};
 use crate::{frame::Interaction, proto::Role};
 
 impl Streams {
@@ -11,7 +11,7 @@ impl Streams {
     }
 
     pub(in crate::proto) fn queued_len(&self) -> usize {
-        self.queued_len
+        self.queued.len
     }
 
     pub(in crate::proto) fn slots(&self) -> usize {
@@ -28,8 +28,11 @@ impl Streams {
     /// `waiting` is what payloads cost that wait in events.
     pub(in crate::proto) fn assert_consistent(&self, waiting: usize, closed: bool) {
         let live = || self.slots.iter().enumerate().filter(|(_, s)| s.live);
-        let outboxes: usize = live().map(|(_, stream)| stream.outbox_cost).sum();
-        assert_eq!(self.queued_len, outboxes, "bytes in outboxes");
+        let of = |role| live().filter(move |(_, stream)| stream.role == role);
+        let queued = |role| -> usize { of(role).map(|(_, stream)| stream.outbox_cost).sum() };
+        let answers = queued(Role::Responder);
+        assert_eq!(self.queued.answers, answers, "bytes of answers");
+        assert_eq!(self.queued.len, answers + queued(Role::Requester));
         for (slot, stream) in self.slots.iter().enumerate() {
             let mut left = stream.outbox_cost;
             for item in &stream.outbox {
@@ -44,7 +47,7 @@ impl Streams {
 
         let inboxes: usize = live()
             .flat_map(|(_, stream)| &stream.inbox)
-            .map(|payload| payload.len() + PAYLOAD_COST)
+            .map(|payload| payload_cost(payload.len()))
             .sum();
         let joins: usize = live()
             .filter_map(|(_, stream)| stream.join.as_ref())
@@ -52,7 +55,6 @@ impl Streams {
             .sum();
         assert_eq!(self.buffered, inboxes + joins + waiting, "bytes buffered");
 
-        let of = |role| live().filter(move |(_, stream)| stream.role == role);
         assert_eq!(self.local.len(), of(Role::Requester).count());
         assert_eq!(self.remote.len(), of(Role::Responder).count());
         let one_way = of(Role::Responder)
@@ -81,9 +83,10 @@ impl Streams {
         let free: HashSet<usize> = self.free.iter().copied().collect();
         assert_eq!(free.len(), self.free.len(), "a slot is free twice");
         assert_eq!(free.len() + live().count(), self.slots.len());
-        assert!(
-            self.crowded.len() <= self.slots.len(),
-            "a slot waits for room twice"
-        );
+        let crowded: HashSet<usize> = self.crowded.iter().copied().collect();
+        assert_eq!(crowded.len(), self.crowded.len(), "a slot waits twice");
+        for (slot, stream) in self.slots.iter().enumerate() {
+            assert_eq!(stream.crowded, crowded.contains(&slot), "list and flag");
+        }
     }
 }

@@ -21,7 +21,7 @@ use self::{
     stream::{Ended, Item, Stream, WriterWaits},
     table::IdTable,
 };
-use super::{Config, Side};
+use super::{Config, Limits, Side};
 use crate::{
     Payload,
     error::{CloseReason, Error, Failure},
@@ -101,21 +101,49 @@ pub(super) struct Streams {
     queue: VecDeque<usize>,
     /// Bytes of payloads that are reassembled or wait to be taken.
     buffered: usize,
-    /// What the outboxes of all streams cost; see [`Item::cost`].
-    queued_len: usize,
-    /// Bound of `queued_len` from which writers wait.
+    queued: Queued,
+    /// Bound of what is queued, from which writers wait.
     max_queued_len: usize,
-    /// Writers that wait for `queued_len` to fall.
+    /// Writers that wait for less to be queued.
     crowded: Vec<usize>,
+    /// Bytes that the message of an ERROR may have on this link.
+    max_message_len: usize,
     wakes: Vec<Wake>,
 }
 
-/// What a payload costs beyond its bytes, so that a flood of empty ones is
-/// counted too.
-const PAYLOAD_COST: usize = size_of::<Payload>();
+/// What the outboxes of all streams cost; see [`Item::cost`].
+#[derive(Debug, Default)]
+struct Queued {
+    len: usize,
+    /// The part of it that answers the peer's requests.
+    answers: usize,
+}
+
+impl Queued {
+    fn add(&mut self, role: Role, cost: usize) {
+        self.len += cost;
+        if role == Role::Responder {
+            self.answers += cost;
+        }
+    }
+
+    fn remove(&mut self, role: Role, cost: usize) {
+        self.len -= cost;
+        if role == Role::Responder {
+            self.answers -= cost;
+        }
+    }
+}
+
+/// What a payload of `len` bytes costs while it is kept: itself too, so that a
+/// flood of empty ones is counted.
+#[inline]
+pub(super) fn payload_cost(len: usize) -> usize {
+    len + size_of::<Payload>()
+}
 
 impl Streams {
-    pub(super) fn new(side: Side, max_queued_len: usize) -> Self {
+    pub(super) fn new(side: Side, max_queued_len: usize, max_frame_len: usize) -> Self {
         Self {
             side,
             ids: match side {
@@ -129,9 +157,11 @@ impl Streams {
             one_way: 0,
             queue: VecDeque::new(),
             buffered: 0,
-            queued_len: 0,
-            max_queued_len,
+            queued: Queued::default(),
+            // With no room at all nobody would ever be woken.
+            max_queued_len: max_queued_len.max(1),
             crowded: Vec::new(),
+            max_message_len: max_message_len(max_frame_len),
             wakes: Vec::new(),
         }
     }
@@ -154,7 +184,7 @@ impl Streams {
         self.wakes.pop()
     }
 
-    /// Opens a stream; its request goes out in the order of its id [C045].
+    /// Opens a stream; its request goes out in the order of its id \[C045].
     pub(super) fn open(
         &mut self,
         open: Open,
@@ -235,9 +265,12 @@ impl Streams {
         }
     }
 
+    /// The stream that the peer means. Of requests that were not sent it
+    /// cannot know: its frames for them are as those for unknown streams.
     #[inline]
     fn find(&self, id: StreamId) -> Option<usize> {
-        self.find_any(id)
+        let slot = self.find_any(id)?;
+        self.slots.get(slot)?.announced.then_some(slot)
     }
 
     /// Whether `id` is in use, or is for this side to use.
@@ -262,22 +295,66 @@ impl Streams {
         if let Some(stream) = self.slots.get_mut(slot) {
             let cost = item.cost();
             stream.outbox_cost += cost;
-            self.queued_len += cost;
+            self.queued.add(stream.role, cost);
             stream.outbox.push_back(item);
         }
         self.enqueue(slot);
     }
 
     /// Whether the outboxes hold less than they may: else those who produce
-    /// wait, whatever credit the peer has granted [C256].
-    pub(super) fn has_room(&self) -> bool {
-        self.queued_len < self.max_queued_len
+    /// wait, whatever credit the peer has granted \[C256].
+    fn has_room(&self) -> bool {
+        self.queued.len < self.max_queued_len
+    }
+
+    /// Whether the answers among what is queued leave room for more. Requests
+    /// of our own do not count: they wait for a peer that may be waiting for
+    /// our answers.
+    pub(super) fn has_room_for_answers(&self) -> bool {
+        self.queued.answers < self.max_queued_len
+    }
+
+    /// Whether as much can be kept until the application takes it; counts it
+    /// if so.
+    pub(super) fn keeps(&mut self, cost: usize, limits: &Limits) -> bool {
+        let keeps = cost <= limits.max_buffered_len.saturating_sub(self.buffered);
+        if keeps {
+            self.buffered += cost;
+        }
+        keeps
+    }
+
+    /// What [`keeps`](Self::keeps) counted was taken.
+    #[inline]
+    pub(super) fn forget(&mut self, cost: usize) {
+        self.buffered = self.buffered.saturating_sub(cost);
+    }
+
+    /// Forgets what a stream would have sent, and wakes those who waited for
+    /// the outboxes to empty.
+    fn drop_output(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            self.queued.remove(stream.role, stream.drop_output());
+        }
+        self.relieve();
+    }
+
+    /// As [`drop_output`](Self::drop_output), when the peer only wants no more
+    /// of our half.
+    fn drop_payloads(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            self.queued.remove(stream.role, stream.drop_payloads());
+        }
+        self.relieve();
     }
 
     /// Wakes those who waited for the outboxes to empty.
     fn relieve(&mut self) {
-        if !self.crowded.is_empty() && self.queued_len <= self.max_queued_len / 2 {
+        if !self.crowded.is_empty() && self.queued.len <= self.max_queued_len / 2 {
             for slot in std::mem::take(&mut self.crowded) {
+                if let Some(stream) = self.slots.get_mut(slot) {
+                    stream.crowded = false;
+                }
                 self.wake_writer(slot);
             }
         }
@@ -329,7 +406,7 @@ impl Streams {
                 stream.end = Some(ended);
             }
             if let Some(joining) = stream.join.take() {
-                self.buffered = self.buffered.saturating_sub(joining.join.len());
+                self.forget(joining.join.len());
             }
         }
         self.wake_reader(slot);
@@ -346,8 +423,10 @@ impl Streams {
         }
         stream.live = false;
         for payload in stream.inbox.drain(..) {
-            self.buffered = self.buffered.saturating_sub(payload.len() + PAYLOAD_COST);
+            let cost = payload_cost(payload.len());
+            self.buffered = self.buffered.saturating_sub(cost);
         }
+        stream.shrink();
         match stream.role {
             Role::Requester => self.local.remove(stream.id),
             Role::Responder => {
@@ -366,11 +445,7 @@ impl Streams {
             return Take::Complete;
         };
         // A responder's inbound asks for payloads when it is first read.
-        if !stream.demanded && stream.interaction == Interaction::RequestChannel {
-            stream.demanded = true;
-            let first = stream.prefetch.start();
-            stream.owe(first);
-        }
+        stream.start_demand();
         let Some(payload) = stream.inbox.pop_front() else {
             let take = match &stream.end {
                 Some(Ended::Complete) => Take::Complete,
@@ -387,15 +462,17 @@ impl Streams {
             let more = stream.prefetch.on_consumed();
             stream.owe(more);
         }
-        self.buffered = self.buffered.saturating_sub(payload.len() + PAYLOAD_COST);
+        self.forget(payload_cost(payload.len()));
         self.enqueue(key.slot);
         Take::Payload(payload)
     }
 
     /// Asks for `n` more payloads than the policy does by itself.
     pub(super) fn request_n(&mut self, key: StreamKey, n: Demand) {
-        if let Some(stream) = self.by_key(key) {
-            stream.demanded = true;
+        if let Some(stream) = self.by_key(key)
+            && stream.interaction.has_initial_n()
+        {
+            stream.start_demand();
             let n = stream.prefetch.request(n);
             stream.owe(n);
             self.enqueue(key.slot);
@@ -430,7 +507,10 @@ impl Streams {
             }
             return Capacity::Payloads(n);
         }
-        if n > 0 && !self.crowded.contains(&key.slot) {
+        if n > 0
+            && let Some(stream) = self.by_key(key)
+            && !std::mem::replace(&mut stream.crowded, true)
+        {
             self.crowded.push(key.slot);
         }
         Capacity::Pending
@@ -502,6 +582,7 @@ impl Streams {
 
     /// Ends the stream with ERROR, behind what was sent before.
     pub(super) fn fail(&mut self, key: StreamKey, failure: &Failure) {
+        let item = self.error_item(failure);
         let Some(stream) = self.by_key(key) else {
             return;
         };
@@ -509,7 +590,7 @@ impl Streams {
             return;
         }
         stream.request_n = 0;
-        self.push(key.slot, error_item(failure));
+        self.push(key.slot, item);
         self.end_writer(key.slot);
         self.end_reader(key.slot, Ended::Failed(Error::Canceled));
     }
@@ -528,9 +609,10 @@ impl Streams {
         }
         match stream.role {
             Role::Requester => {
-                self.queued_len -= stream.drop_output();
+                self.queued.remove(stream.role, stream.drop_output());
                 // A request that nobody saw needs no CANCEL [C339].
                 stream.cancel = stream.announced;
+                self.relieve();
                 self.end_writer(key.slot);
             }
             Role::Responder => {
@@ -542,12 +624,27 @@ impl Streams {
         self.end_reader(key.slot, Ended::Failed(Error::Canceled));
     }
 
-    /// The application lets go of one handle.
+    /// The application lets go of one handle. With the last one nobody is left
+    /// to end the stream, so it ends.
     pub(super) fn release(&mut self, key: StreamKey) {
+        let Some(stream) = self.by_key(key) else {
+            return;
+        };
+        if stream.handles == 1 && !stream.state.is_closed() {
+            match (stream.role, stream.interaction) {
+                (Role::Requester, Interaction::FireAndForget) => {}
+                (Role::Requester, _) => self.cancel(key),
+                (Role::Responder, _) => self.fail(key, &Failure::canceled("nobody answers")),
+            }
+        }
         if let Some(stream) = self.by_key(key) {
             stream.handles -= 1;
             self.settle(key.slot);
         }
+    }
+
+    fn error_item(&self, failure: &Failure) -> Item {
+        Item::Error(failure.code(), cut(failure.message(), self.max_message_len))
     }
 
     /// Ends all streams: the connection is over.
@@ -561,7 +658,7 @@ impl Streams {
                 continue;
             }
             stream.queued = false;
-            self.queued_len -= stream.drop_output();
+            self.queued.remove(stream.role, stream.drop_output());
             stream.state = State::Closed;
             self.end_writer(slot);
             self.end_reader(slot, Ended::Failed(Error::Closed(reason.clone())));
@@ -570,17 +667,21 @@ impl Streams {
     }
 }
 
-fn error_item(failure: &Failure) -> Item {
-    Item::Error(failure.code(), message_bytes(failure.message()))
+/// The longest error message sent on a link, in bytes: ERROR cannot be
+/// fragmented, and people read it.
+fn max_message_len(max_frame_len: usize) -> usize {
+    const CODE_LEN: usize = 4;
+    const LONGEST: usize = 8 << 10;
+    LONGEST.min(max_frame_len.saturating_sub(HEADER_LEN + CODE_LEN))
 }
 
-/// The longest error message sent, in bytes: ERROR cannot be fragmented, and
-/// people read it.
-const MAX_MESSAGE_LEN: usize = 8 << 10;
+/// `message`, cut at a character boundary if it is too long for a link.
+pub(super) fn message_bytes(message: &str, max_frame_len: usize) -> bytes::Bytes {
+    cut(message, max_message_len(max_frame_len))
+}
 
-/// `message`, cut at a character boundary if it is very long.
-pub(super) fn message_bytes(message: &str) -> bytes::Bytes {
-    let end = message.floor_char_boundary(MAX_MESSAGE_LEN.min(message.len()));
+fn cut(message: &str, max_len: usize) -> bytes::Bytes {
+    let end = message.floor_char_boundary(max_len.min(message.len()));
     bytes::Bytes::copy_from_slice(message.as_bytes().get(..end).unwrap_or_default())
 }
 
@@ -607,7 +708,7 @@ fn fixed_len(interaction: Interaction) -> usize {
     }
 }
 
-/// Refuses a payload that needs fragments when there may be none [C011].
+/// Refuses a payload that needs fragments when there may be none \[C011].
 fn fits(
     payload: &Payload,
     fixed: usize,

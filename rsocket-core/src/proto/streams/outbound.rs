@@ -51,7 +51,7 @@ impl Streams {
             Poll::Pending => return Ok(Progress::Blocked),
             Poll::Ready(sent) => sent?,
         };
-        self.queued_len -= apply(stream, sent);
+        self.queued.remove(stream.role, apply(stream, sent));
 
         let more = stream.has_output();
         if !more {

@@ -21,9 +21,9 @@
 //!
 //! ERROR from either side closes both halves. CANCEL from the requester closes
 //! both; CANCEL from the responder of a channel closes only the requester's
-//! sending half [C240].
+//! sending half \[C240].
 //!
-//! Spec: "Stream Sequences and Lifetimes", "Request Channel" [C230-C241].
+//! Spec: "Stream Sequences and Lifetimes", "Request Channel" \[C230-C241].
 
 use crate::frame::Interaction;
 
@@ -84,7 +84,7 @@ impl State {
     /// The state after `event`; `None` when the event has no place here.
     ///
     /// The caller drops an ill-placed frame without a word, as the spec asks
-    /// ("Handling the Unexpected" [C330]); an ill-placed `Send*` has no effect.
+    /// ("Handling the Unexpected" \[C330]); an ill-placed `Send*` has no effect.
     #[deny(clippy::wildcard_enum_match_arm)]
     pub const fn after(self, role: Role, event: StreamEvent) -> Option<Self> {
         use StreamEvent::*;

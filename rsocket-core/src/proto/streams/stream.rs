@@ -56,6 +56,8 @@ pub(super) struct Stream {
 
     pub(super) reader_waits: bool,
     pub(super) writer_waits: WriterWaits,
+    /// Whether the slot stands in the list of those that wait for room.
+    pub(super) crowded: bool,
 }
 
 /// Something that waits to be sent, in order.
@@ -145,26 +147,66 @@ impl Stream {
             join: None,
             reader_waits: false,
             writer_waits: WriterWaits::No,
+            crowded: false,
         }
     }
 
     /// Makes the slot of an ended stream a new one, keeping its queues' memory.
+    ///
+    /// Field by field: to build a stream and move it here costs as much as all
+    /// else that opening one does.
     pub(super) fn renew(&mut self, id: StreamId, role: Role, interaction: Interaction) {
-        let outbox = Self::emptied(std::mem::take(&mut self.outbox));
-        let inbox = Self::emptied(std::mem::take(&mut self.inbox));
-        *self = Self {
+        let Self {
+            id: own_id,
+            role: own_role,
+            interaction: own_interaction,
+            state,
+            live,
+            handles,
+            queued,
+            announced,
+            credit,
             outbox,
+            outbox_cost,
+            cursor,
+            request_n,
+            cancel,
+            prefetch,
+            demanded,
             inbox,
-            ..Self::new(id, role, interaction)
-        };
+            end,
+            join,
+            reader_waits,
+            writer_waits,
+            // The list that it stands in outlives the stream.
+            crowded: _,
+        } = self;
+        debug_assert!(outbox.is_empty() && inbox.is_empty(), "a stream ends empty");
+        *own_id = id;
+        *own_role = role;
+        *own_interaction = interaction;
+        *state = State::initial(role, interaction);
+        *live = true;
+        *handles = 0;
+        *queued = false;
+        *announced = matches!(role, Role::Responder);
+        *credit = Credit::default();
+        *outbox_cost = 0;
+        *cursor = Cursor::default();
+        *request_n = 0;
+        *cancel = false;
+        *prefetch = Prefetch::new(DemandPolicy::default());
+        *demanded = false;
+        *end = None;
+        *join = None;
+        *reader_waits = false;
+        *writer_waits = WriterWaits::No;
     }
 
-    fn emptied<T>(mut queue: VecDeque<T>) -> VecDeque<T> {
-        queue.clear();
-        if queue.capacity() > Self::KEPT_QUEUE_LEN {
-            queue.shrink_to(Self::KEPT_QUEUE_LEN);
-        }
-        queue
+    /// Gives back the memory of long queues, once they are empty.
+    pub(super) fn shrink(&mut self) {
+        self.outbox.shrink_to(Self::KEPT_QUEUE_LEN);
+        self.inbox.shrink_to(Self::KEPT_QUEUE_LEN);
     }
 
     /// Moves the state; false when the event has no place in it.
@@ -189,15 +231,24 @@ impl Stream {
     pub(super) fn drop_output(&mut self) -> usize {
         self.request_n = 0;
         self.cancel = false;
-        self.drop_outbox()
-    }
-
-    /// Forgets payloads that were not sent yet. Returns what they cost.
-    #[must_use = "the session counts it too"]
-    pub(super) fn drop_outbox(&mut self) -> usize {
         self.outbox.clear();
         self.cursor = Cursor::default();
         std::mem::take(&mut self.outbox_cost)
+    }
+
+    /// Forgets what the peer does not want any more of our half: not the rest
+    /// of the request, nor an ERROR, which ends the other half too. Returns
+    /// what it cost.
+    #[must_use = "the session counts it too"]
+    pub(super) fn drop_payloads(&mut self) -> usize {
+        if !matches!(self.outbox.front(), Some(Item::Request { .. })) {
+            self.cursor = Cursor::default();
+        }
+        self.outbox
+            .retain(|item| matches!(item, Item::Request { .. } | Item::Error(..)));
+        let left = self.outbox.iter().map(Item::cost).sum();
+        let before = std::mem::replace(&mut self.outbox_cost, left);
+        before.saturating_sub(left)
     }
 
     /// Payloads that the application may hand over now.
@@ -208,6 +259,16 @@ impl Stream {
                 room.min(usize::try_from(self.credit.balance()).unwrap_or(usize::MAX))
             }
             Interaction::RequestResponse | Interaction::FireAndForget => room,
+        }
+    }
+
+    /// The first grant of a responder's inbound, once the application shows
+    /// that it reads.
+    pub(super) fn start_demand(&mut self) {
+        if !self.demanded && self.interaction == Interaction::RequestChannel {
+            self.demanded = true;
+            let first = self.prefetch.start();
+            self.owe(first);
         }
     }
 

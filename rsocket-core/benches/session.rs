@@ -1,0 +1,181 @@
+//! What a request costs in the protocol alone: two sessions in one thread, and
+//! a byte buffer between them in each direction.
+//!
+//! `cargo bench -p rsocket-core --bench session`
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    reason = "a benchmark is code that may fail, and measures time"
+)]
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use rsocket_core::{
+    DemandPolicy, Payload,
+    frame::Interaction,
+    proto::{Config, Event, Open, Progress, Session, SetupOptions, StreamKey, Take},
+    transport::{InFrame, Limits},
+};
+
+/// One direction of the link.
+#[derive(Default)]
+struct Pipe {
+    bytes: Vec<u8>,
+}
+
+impl Pipe {
+    fn fill(&mut self, from: &mut Session) {
+        loop {
+            let sent = from.transmit(|frame| {
+                self.bytes
+                    .extend_from_slice(&(frame.len() as u32).to_ne_bytes());
+                frame.put(&mut self.bytes);
+                Poll::Ready(Ok::<_, Infallible>(()))
+            });
+            match sent {
+                Ok(Progress::Sent) => {}
+                Ok(Progress::Idle | Progress::Blocked) => return,
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    fn drain(&mut self, to: &mut Session, now: Instant) {
+        let mut rest = self.bytes.as_slice();
+        while let Some((len, after)) = rest.split_first_chunk::<4>() {
+            let (frame, next) = after.split_at(u32::from_ne_bytes(*len) as usize);
+            to.handle_frame(now, &InFrame::Borrowed(frame));
+            rest = next;
+        }
+        self.bytes.clear();
+    }
+}
+
+struct Pair {
+    client: Session,
+    server: Session,
+    there: Pipe,
+    back: Pipe,
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = Instant::now();
+        let link = Limits::default();
+        let setup = SetupOptions::default();
+        let mut pair = Self {
+            client: Session::client(now, Config::default(), &setup, link),
+            server: Session::server(now, Config::default(), link),
+            there: Pipe::default(),
+            back: Pipe::default(),
+            now,
+        };
+        pair.there.fill(&mut pair.client);
+        pair.there.drain(&mut pair.server, now);
+        assert!(matches!(pair.server.poll_event(), Some(Event::Setup(_))));
+        pair.server.accept(now);
+        pair
+    }
+
+    /// `keys.len()` requests there, their answers back.
+    fn round(&mut self, keys: &mut Vec<StreamKey>, n: usize, data: &[u8]) {
+        for _ in 0..n {
+            let open = Open {
+                interaction: Interaction::RequestResponse,
+                payload: Payload::copy_from_slice(data),
+                demand: DemandPolicy::default(),
+                complete: false,
+            };
+            keys.push(self.client.open(open).unwrap());
+        }
+        self.there.fill(&mut self.client);
+        self.there.drain(&mut self.server, self.now);
+        while let Some(event) = self.server.poll_event() {
+            let Event::Request { key, payload, .. } = event else {
+                unreachable!()
+            };
+            self.server.send(key, payload).unwrap();
+            self.server.release(key);
+        }
+        self.back.fill(&mut self.server);
+        self.back.drain(&mut self.client, self.now);
+        for key in keys.drain(..) {
+            match self.client.poll_take(key) {
+                Take::Payload(payload) => black_box(payload),
+                other => panic!("{other:?}"),
+            };
+            self.client.release(key);
+        }
+    }
+}
+
+/// The same bytes moved by hand: two copies into buffers and out again.
+fn by_hand(there: &mut Vec<u8>, back: &mut Vec<u8>, data: &[u8]) {
+    for (buffer, head) in [
+        (&mut *there, [0, 0, 0, 1, 0x10, 0]),
+        (&mut *back, [0, 0, 0, 1, 0x28, 0x60]),
+    ] {
+        buffer.extend_from_slice(&38_u32.to_ne_bytes());
+        buffer.extend_from_slice(&head);
+        buffer.extend_from_slice(data);
+        black_box(&buffer[4..]);
+        black_box(Payload::copy_from_slice(&buffer[10..]));
+        buffer.clear();
+    }
+}
+
+fn time(rounds: u32, mut run: impl FnMut()) -> Duration {
+    let start = Instant::now();
+    for _ in 0..rounds {
+        run();
+    }
+    start.elapsed()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    const PAIRS: usize = 15;
+    const REQUESTS: u32 = 200_000;
+    let data = [7_u8; 32];
+    println!("request-response of 32 bytes, both sessions, one thread; median of {PAIRS}");
+    println!(
+        "{:>10} {:>14} {:>14} {:>8}",
+        "in flight", "ns a request", "bytes by hand", "ratio"
+    );
+    for window in [1_usize, 16, 64] {
+        let mut pair = Pair::new();
+        let mut keys = Vec::new();
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        let rounds = REQUESTS / window as u32;
+        time(rounds, || pair.round(&mut keys, window, &data));
+        let (mut ours, mut hand, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..PAIRS {
+            let requests = f64::from(rounds * window as u32);
+            let a =
+                time(rounds, || pair.round(&mut keys, window, &data)).as_nanos() as f64 / requests;
+            let b = time(REQUESTS, || by_hand(&mut there, &mut back, &data)).as_nanos() as f64
+                / f64::from(REQUESTS);
+            ours.push(a);
+            hand.push(b);
+            ratios.push(a / b);
+        }
+        println!(
+            "{window:>10} {:>14.1} {:>14.1} {:>8.1}",
+            median(ours),
+            median(hand),
+            median(ratios)
+        );
+    }
+}

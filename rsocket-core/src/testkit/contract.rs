@@ -1,0 +1,588 @@
+//! What users get over a transport: whole conversations, with every payload
+//! checked.
+//!
+//! The scenarios are those of rsocket-java's transport contract, so that a
+//! transport which passes can be compared with the ones that pass there. As with
+//! [`conformance`](super::conformance), a transport's test is one macro:
+//!
+//! ```
+//! use rsocket_core::transport::memory::{MemoryConnector, MemoryListener};
+//!
+//! rsocket_core::transport_contract! {
+//!     async fn pair() -> (MemoryConnector, MemoryListener) {
+//!         static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+//!         let name = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
+//!         let listener = MemoryListener::bind(&name).unwrap();
+//!         (MemoryConnector::new(name), listener)
+//!     }
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! It expands to one module for each [`Variant`], with one `#[test]` for each
+//! scenario. Before a test ends, its client closes the connection in good order
+//! and its server shuts down, and both have to succeed.
+//!
+//! The scenario of 2,000,000 payloads does nothing, and says so, unless the
+//! environment variable `RSOCKET_TEST_SLOW` is set. `RSOCKET_TEST_SEED` replaces
+//! the seed; the one in use is printed by tests that fail.
+
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "every function here panics when a payload is wrong or missing"
+)]
+
+use std::{
+    ops::AsyncFn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::{StreamExt as _, future, stream};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{Chaos, Random, seeds};
+use crate::{
+    Client, CloseReason, Demand, DemandPolicy, Error, Failure, Payload, PayloadStream, Requester,
+    Responder, Server,
+    transport::{Connector, Listener, TransportError},
+};
+
+/// How long a scenario may take before it counts as hanging: two minutes, for
+/// unoptimized builds on busy machines.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Allows the scenario that takes long.
+const SLOW: &str = "RSOCKET_TEST_SLOW";
+
+/// Requests in flight at once where a scenario has more of them.
+const AT_ONCE: usize = 256;
+
+/// Bytes of data in a large payload.
+const LARGE: usize = 1 << 20;
+
+/// Under which circumstances the scenarios run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Variant {
+    /// All defaults, both sides in one thread.
+    Plain,
+    /// Each side cuts payloads into frames of a random length in 256..=512.
+    Fragmented,
+    /// Each side has a thread and a runtime of its own.
+    Threads,
+    /// The links of both sides hesitate at random: see [`Chaos`].
+    Hesitant,
+}
+
+/// A client, connected to a server that answers as the scenarios expect.
+#[derive(Debug)]
+pub struct Peers {
+    client: Requester,
+    /// What the server saw that has no answer.
+    seen: mpsc::Receiver<Seen>,
+    /// Payloads that the server's streams were asked for.
+    produced: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    FireAndForget(Payload),
+    MetadataPush(Bytes),
+    /// A stream of the server was dropped, at its end or before.
+    StreamDropped,
+}
+
+/// Runs one scenario; [`transport_contract!`](crate::transport_contract) calls
+/// it.
+///
+/// # Panics
+///
+/// When the scenario fails, or is not done after [`PATIENCE`].
+pub fn run<P, C, L>(pair: impl Fn() -> P, variant: Variant, scenario: impl AsyncFn(&mut Peers))
+where
+    P: Future<Output = (C, L)>,
+    C: Connector,
+    L: Listener,
+{
+    for seed in seeds(1) {
+        let all = async {
+            let (connector, listener) = pair().await;
+            let (mut peers, server) = connect(connector, listener, variant, seed).await;
+            scenario(&mut peers).await;
+
+            let stats = peers.client.stats();
+            assert_eq!(stats.streams_open, 0, "streams that nobody ended");
+            let reason = peers.client.close().await;
+            assert!(matches!(reason, CloseReason::Local), "closed by: {reason}");
+            server.stop().await;
+        };
+        runtime().block_on(async {
+            timeout(PATIENCE, Box::pin(all))
+                .await
+                .unwrap_or_else(|_| panic!("it hangs: not done after {PATIENCE:?}"));
+        });
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be built")
+}
+
+async fn connect(
+    connector: impl Connector,
+    listener: impl Listener,
+    variant: Variant,
+    seed: u64,
+) -> (Peers, Serving) {
+    let mut random = Random::new(seed);
+    let (mut client, mut server) = (Client::new(), Server::new());
+    let (mut connector, mut listener): (Box<dyn Connector>, Box<dyn Listener>) =
+        (Box::new(connector), Box::new(listener));
+    match variant {
+        Variant::Plain | Variant::Threads => println!("{variant:?}, seed {seed}"),
+        Variant::Fragmented => {
+            let (ours, theirs) = (random.within(256..=512), random.within(256..=512));
+            println!("fragments of {ours} from the client, {theirs} from the server, seed {seed}");
+            client = client.fragment(ours);
+            server = server.fragment(theirs);
+        }
+        Variant::Hesitant => {
+            println!("{variant:?}, seed {seed}");
+            let chaos = Chaos::new(seed).hesitating_once_in(4);
+            connector = Box::new(chaos.connector(connector));
+            listener = Box::new(chaos.listener(listener));
+        }
+    }
+
+    let (see, seen) = mpsc::channel(64);
+    let produced = Arc::new(AtomicUsize::new(0));
+    let service = Service {
+        see,
+        produced: Arc::clone(&produced),
+    };
+    let server = Serving::start(server, listener, service, variant == Variant::Threads);
+    let client = client.connect(connector).await.expect("it connects");
+    let peers = Peers {
+        client,
+        seen,
+        produced,
+    };
+    (peers, server)
+}
+
+/// A server at work.
+struct Serving {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), TransportError>>,
+}
+
+impl Serving {
+    fn start(server: Server, listener: impl Listener, service: Service, in_a_thread: bool) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let accept = move |_, _| future::ready(Ok(service.clone()));
+        let serving = server.serve_until(listener, accept, async {
+            // A test that failed has dropped the other end.
+            let _ = stopped.await;
+        });
+        let task = if in_a_thread {
+            tokio::task::spawn_blocking(move || runtime().block_on(serving))
+        } else {
+            tokio::spawn(serving)
+        };
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).expect("the server is at work");
+        let served = self.task.await.expect("the server did not panic");
+        served.expect("the listener works");
+    }
+}
+
+/// Answers as the scenarios expect.
+#[derive(Clone)]
+struct Service {
+    see: mpsc::Sender<Seen>,
+    produced: Arc<AtomicUsize>,
+}
+
+impl Service {
+    async fn see(&self, seen: Seen) {
+        // A test that failed does not look any more.
+        let _ = self.see.send(seen).await;
+    }
+}
+
+impl Responder for Service {
+    async fn fire_and_forget(&self, request: Payload) {
+        self.see(Seen::FireAndForget(request)).await;
+    }
+
+    async fn request_response(&self, request: Payload) -> Result<Payload, Failure> {
+        Ok(request)
+    }
+
+    /// As many small payloads as the request says.
+    fn request_stream(
+        &self,
+        request: Payload,
+    ) -> impl Stream<Item = Result<Payload, Failure>> + Send + use<> {
+        let count = request.data_utf8().and_then(|text| text.parse().ok());
+        let produced = Arc::clone(&self.produced);
+        let dropped = OnDrop(self.see.clone());
+        stream::iter(0..count.unwrap_or(0)).map(move |n| {
+            let _ = &dropped;
+            produced.fetch_add(1, Ordering::Relaxed);
+            Ok(small(n))
+        })
+    }
+
+    /// What comes goes back.
+    fn request_channel(
+        &self,
+        inbound: PayloadStream,
+    ) -> impl Stream<Item = Result<Payload, Failure>> + Send + use<> {
+        inbound.map(|payload| payload.map_err(Failure::from))
+    }
+
+    async fn metadata_push(&self, metadata: Bytes) {
+        self.see(Seen::MetadataPush(metadata)).await;
+    }
+}
+
+struct OnDrop(mpsc::Sender<Seen>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        // Where nobody looks, it may well be full.
+        let _ = self.0.try_send(Seen::StreamDropped);
+    }
+}
+
+/// Payload `n` of a scenario: a few bytes, metadata absent, empty or not.
+fn small(n: usize) -> Payload {
+    let mut random = Random::new(n as u64);
+    let len = random.within(0..=40);
+    let payload = Payload::new(random.bytes(len));
+    match n % 3 {
+        0 => payload,
+        1 => payload.with_metadata(Bytes::new()),
+        _ => payload.with_metadata(random.bytes(1 + n % 20)),
+    }
+}
+
+/// Large payload `n` of a scenario: about 1 MiB of data, some KiB of metadata.
+fn large(n: usize) -> Payload {
+    let mut random = Random::new(n as u64);
+    let (data, metadata) = (LARGE + random.within(0..=999), random.within(1_000..=9_999));
+    Payload::new(random.bytes(data)).with_metadata(random.bytes(metadata))
+}
+
+/// Tests a transport against [the contract](crate::testkit::contract).
+#[macro_export]
+macro_rules! transport_contract {
+    ($(#[$attribute:meta])* async fn pair() -> $pair:ty $body:block) => {
+        $(#[$attribute])* async fn pair() -> $pair $body
+
+        $crate::transport_contract! { @variants pair,
+            [plain Plain, fragmented Fragmented, threads Threads, hesitant Hesitant]
+            [
+                ten_fire_and_forgets
+                ten_large_fire_and_forgets
+                ten_metadata_pushes
+                ten_large_metadata_pushes
+                a_channel_of_0_further_payloads
+                a_channel_of_1_payload
+                a_channel_of_3_payloads
+                a_channel_of_256_payloads
+                a_channel_of_20_000_payloads
+                a_channel_of_200_000_payloads
+                a_channel_of_2_000_000_payloads_if_asked_for
+                a_channel_of_50_large_payloads
+                one_request_response
+                ten_request_responses
+                a_hundred_request_responses
+                ten_thousand_request_responses
+                fifty_large_request_responses
+                a_stream_of_5_payloads
+                a_stream_of_10_000_payloads
+                a_stream_waits_for_delayed_request_n
+            ]
+        }
+    };
+    (@variants $pair:ident, [$($module:ident $variant:ident),*] $scenarios:tt) => {$(
+        mod $module {
+            use super::$pair as pair;
+
+            $crate::transport_contract! { @each pair, $variant, $scenarios }
+        }
+    )*};
+    (@each $pair:ident, $variant:ident, [$($scenario:ident)*]) => {$(
+        #[test]
+        fn $scenario() {
+            use $crate::testkit::contract;
+            contract::run($pair, contract::Variant::$variant, contract::$scenario);
+        }
+    )*};
+}
+
+/// Ten small payloads, sent at once, each handled once.
+pub async fn ten_fire_and_forgets(peers: &mut Peers) {
+    fire_and_forget(peers, (0..10).map(small).collect()).await;
+}
+
+/// Ten payloads of about 1 MiB, sent at once, each handled once.
+pub async fn ten_large_fire_and_forgets(peers: &mut Peers) {
+    fire_and_forget(peers, (0..10).map(large).collect()).await;
+}
+
+async fn fire_and_forget(peers: &mut Peers, payloads: Vec<Payload>) {
+    let client = peers.client.clone();
+    let requests = payloads.iter().map(|p| client.fire_and_forget(p.clone()));
+    let sending = future::try_join_all(requests);
+    let expected = payloads.iter().cloned().map(Seen::FireAndForget).collect();
+    let (sent, ()) = tokio::join!(sending, peers.expect_in_any_order(expected));
+    sent.expect("the link takes them");
+}
+
+/// Ten short pushes, each handled once.
+// [C160]
+pub async fn ten_metadata_pushes(peers: &mut Peers) {
+    metadata_push(peers, 10..=200).await;
+}
+
+/// Ten pushes of about 1 MiB, which are never fragmented, each handled once.
+pub async fn ten_large_metadata_pushes(peers: &mut Peers) {
+    metadata_push(peers, LARGE..=LARGE + 1_000).await;
+}
+
+async fn metadata_push(peers: &mut Peers, lengths: std::ops::RangeInclusive<usize>) {
+    let mut random = Random::new(10);
+    let pushes: Vec<Bytes> = (0..10)
+        .map(|_| {
+            let len = random.within(lengths.clone());
+            random.bytes(len).into()
+        })
+        .collect();
+    let client = peers.client.clone();
+    let sending = future::try_join_all(pushes.iter().map(|p| client.metadata_push(p.clone())));
+    let expected = pushes.iter().cloned().map(Seen::MetadataPush).collect();
+    let (sent, ()) = tokio::join!(sending, peers.expect_in_any_order(expected));
+    sent.expect("the link takes them");
+}
+
+impl Peers {
+    /// Waits for what the server is to see. Handlers run concurrently, so the
+    /// order is theirs.
+    async fn expect_in_any_order(&mut self, mut expected: Vec<Seen>) {
+        while !expected.is_empty() {
+            let seen = self.seen.recv().await.expect("the server is at work");
+            let at = expected.iter().position(|expected| *expected == seen);
+            let at = at.unwrap_or_else(|| panic!("nobody sent {seen:?}, or it came twice"));
+            expected.swap_remove(at);
+        }
+        assert!(self.seen.try_recv().is_err(), "something came twice");
+    }
+}
+
+/// A channel whose source is empty sends nothing and says so; one that is
+/// completed after its first payload brings that one back.
+pub async fn a_channel_of_0_further_payloads(peers: &mut Peers) {
+    let mut none = peers.client.request_channel(stream::empty());
+    let error = none.next().await.expect("it tells").expect_err("nothing");
+    assert!(matches!(error, Error::EmptyChannel), "{error}");
+    assert!(none.next().await.is_none());
+
+    let (sink, mut echoes) = peers
+        .client
+        .open_channel(small(2), DemandPolicy::default())
+        .expect("it opens");
+    sink.complete();
+    let echo = echoes.next().await.expect("one comes").expect("and well");
+    assert_eq!(echo, small(2));
+    assert!(echoes.next().await.is_none());
+}
+
+/// One payload there and back.
+pub async fn a_channel_of_1_payload(peers: &mut Peers) {
+    channel(peers, 1, small).await;
+}
+
+/// Three payloads there and back.
+pub async fn a_channel_of_3_payloads(peers: &mut Peers) {
+    channel(peers, 3, small).await;
+}
+
+/// More payloads than one grant of credit.
+pub async fn a_channel_of_256_payloads(peers: &mut Peers) {
+    channel(peers, 256, small).await;
+}
+
+/// Hundreds of grants of credit, both ways.
+pub async fn a_channel_of_20_000_payloads(peers: &mut Peers) {
+    channel(peers, 20_000, small).await;
+}
+
+/// Thousands of grants of credit, both ways.
+pub async fn a_channel_of_200_000_payloads(peers: &mut Peers) {
+    channel(peers, 200_000, small).await;
+}
+
+/// Minutes of work where builds are not optimized: only with the environment
+/// variable `RSOCKET_TEST_SLOW`.
+pub async fn a_channel_of_2_000_000_payloads_if_asked_for(peers: &mut Peers) {
+    if std::env::var_os(SLOW).is_some() {
+        channel(peers, 2_000_000, small).await;
+    } else {
+        eprintln!("not run: it takes long, and {SLOW} is not set");
+    }
+}
+
+/// 50 payloads of about 1 MiB there and back.
+pub async fn a_channel_of_50_large_payloads(peers: &mut Peers) {
+    channel(peers, 50, large).await;
+}
+
+async fn channel(peers: &Peers, count: usize, payload: fn(usize) -> Payload) {
+    let outbound = stream::iter(0..count).map(payload);
+    let mut echoes = peers.client.request_channel(outbound);
+    for n in 0..count {
+        let echo = echoes.next().await;
+        let echo = echo.unwrap_or_else(|| panic!("it ended before payload {n}"));
+        let echo = echo.unwrap_or_else(|error| panic!("payload {n}: {}", causes(&error)));
+        assert!(echo == payload(n), "payload {n} came back as {echo:?}");
+    }
+    let end = echoes.next().await.transpose().expect("it ends well");
+    assert_eq!(end, None, "more came back than was sent");
+}
+
+/// One request, one answer.
+pub async fn one_request_response(peers: &mut Peers) {
+    request_response(peers, 1, small).await;
+}
+
+/// Ten requests at once.
+pub async fn ten_request_responses(peers: &mut Peers) {
+    request_response(peers, 10, small).await;
+}
+
+/// A hundred requests at once.
+pub async fn a_hundred_request_responses(peers: &mut Peers) {
+    request_response(peers, 100, small).await;
+}
+
+/// Ten thousand requests, 256 at a time.
+pub async fn ten_thousand_request_responses(peers: &mut Peers) {
+    request_response(peers, 10_000, small).await;
+}
+
+/// 50 requests of about 1 MiB at once.
+pub async fn fifty_large_request_responses(peers: &mut Peers) {
+    request_response(peers, 50, large).await;
+}
+
+async fn request_response(peers: &Peers, count: usize, payload: fn(usize) -> Payload) {
+    stream::iter(0..count)
+        .map(async |n| {
+            let request = payload(n);
+            let answer = peers.client.request_response(request.clone()).await;
+            let answer = answer.unwrap_or_else(|error| panic!("request {n}: {}", causes(&error)));
+            assert!(answer == request, "request {n} came back as {answer:?}");
+        })
+        .buffer_unordered(AT_ONCE)
+        .count()
+        .await;
+}
+
+/// One request, five answers.
+pub async fn a_stream_of_5_payloads(peers: &mut Peers) {
+    request_stream(peers, 5).await;
+}
+
+/// One request, ten thousand answers.
+pub async fn a_stream_of_10_000_payloads(peers: &mut Peers) {
+    request_stream(peers, 10_000).await;
+}
+
+async fn request_stream(peers: &Peers, count: usize) {
+    let mut answers = peers.client.request_stream(count.to_string());
+    for n in 0..count {
+        expect_answer(&mut answers, n).await;
+    }
+    let end = answers.next().await.transpose().expect("it ends well");
+    assert_eq!(end, None, "more came than was asked for");
+}
+
+/// Five payloads come for five that were asked for, five more for five more,
+/// and the server's stream is dropped when the client drops its end. More on the
+/// wire would fail the stream; of its source, the server may take one payload
+/// ahead, to see whether it has ended.
+// [C252]
+pub async fn a_stream_waits_for_delayed_request_n(peers: &mut Peers) {
+    const FIVE: Demand = Demand::new(5).unwrap();
+    let mut answers = peers
+        .client
+        .request_stream("1000")
+        .demand(DemandPolicy::Manual { initial: FIVE });
+    for n in 0..5 {
+        expect_answer(&mut answers, n).await;
+    }
+    peers.expect_produced(5).await;
+
+    answers.request_n(FIVE);
+    for n in 5..10 {
+        expect_answer(&mut answers, n).await;
+    }
+    peers.expect_produced(10).await;
+
+    drop(answers);
+    peers.expect_in_any_order(vec![Seen::StreamDropped]).await;
+    peers.expect_produced(10).await;
+}
+
+async fn expect_answer(answers: &mut PayloadStream, n: usize) {
+    let answer = answers.next().await;
+    let answer = answer.unwrap_or_else(|| panic!("it ended before payload {n}"));
+    let answer = answer.unwrap_or_else(|error| panic!("payload {n}: {}", causes(&error)));
+    assert_eq!(answer, small(n), "payload {n}");
+}
+
+impl Peers {
+    /// The server's streams were asked for `count` payloads, or one ahead, even
+    /// when the server had time for more: it has answered something since.
+    async fn expect_produced(&self, count: usize) {
+        for _ in 0..3 {
+            let answer = self.client.request_response("anything new?").await;
+            answer.expect("the server is at work");
+        }
+        let produced = self.produced.load(Ordering::Relaxed);
+        assert!(
+            (count..=count + 1).contains(&produced),
+            "{produced} payloads were taken, {count} asked for"
+        );
+    }
+}
+
+/// The error and all that led to it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,1060 @@
+//! Two sessions, one virtual clock, a link between them, and applications on
+//! both sides: a whole connection's life from a seed.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "an index that is wrong fails the test, as it should"
+)]
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Random,
+    link::{Arrival, LinkFaults, Wire},
+    referee::Referee,
+};
+use crate::{
+    Payload,
+    error::{CloseReason, Error, Failure},
+    frame::{Demand, ErrorCode, Interaction, Millis31},
+    proto::{
+        Capacity, Config, DemandPolicy, Event, Limits, Open, Progress, Session, SetupOptions, Side,
+        Stats, StreamKey, Take, Wake,
+    },
+    transport::{InFrame, Limits as LinkLimits, TransportError, TransportErrorKind},
+};
+
+/// What a seed made of a connection's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Requests that were opened, on both sides.
+    pub requests: usize,
+    /// Payloads that applications took, requests included.
+    pub payloads: usize,
+    /// Frames that both sides sent.
+    pub frames: u64,
+    /// Frames that both sides ignored.
+    pub ignored: u64,
+    /// Requests and pushes that were refused or dropped for a limit.
+    pub refused: u64,
+}
+
+/// Lives through a connection and checks that all is well:
+///
+/// - every payload arrives once, in order, whole, unless somebody ended its
+///   stream, and then the other side learns how;
+/// - no side sends what it may not ([`Referee`]);
+/// - nobody waits for ever: woken by nothing but [`Session::poll_wake`], all
+///   applications come to their end;
+/// - at the end nothing is open and nothing is held.
+///
+/// # Panics
+///
+/// When something is not well; the seed is printed.
+pub fn live_through(seed: u64) -> Outcome {
+    let _note = SeedNote(seed);
+    World::new(seed).run()
+}
+
+/// Names the seed if the test fails.
+struct SeedNote(u64);
+
+impl Drop for SeedNote {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("RSOCKET_TEST_SEED={}", self.0);
+        }
+    }
+}
+
+/// What happens to the connection before its applications are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Peace,
+    Close(usize),
+    Abort(usize),
+    Loss,
+    Refusal,
+}
+
+#[derive(Debug)]
+struct World {
+    random: Random,
+    now: Instant,
+    fate: Fate,
+    fate_at: usize,
+    ends: [End; 2],
+    /// From the side of that index to the other.
+    wires: [Wire; 2],
+    scripts: Vec<Script>,
+    actors: Vec<Actor>,
+    /// Those of them that can go on.
+    running: Vec<usize>,
+}
+
+/// One side: the session and what its driver knows.
+#[derive(Debug)]
+struct End {
+    session: Session,
+    limits: Limits,
+    referee: Referee,
+    readers: HashMap<usize, usize>,
+    writers: HashMap<usize, usize>,
+    deciding: bool,
+    closed: Option<CloseReason>,
+    wire_ended: bool,
+    to_open: Vec<usize>,
+    to_push: u8,
+    pushed: u8,
+    got_pushes: Vec<u8>,
+    pushes_in_work: usize,
+}
+
+/// One request: what both sides mean to do, and what they saw.
+#[derive(Debug)]
+struct Script {
+    by: usize,
+    interaction: Interaction,
+    opened: bool,
+    /// The responder was told.
+    started: bool,
+    rejected: bool,
+    up: Flow,
+    down: Flow,
+}
+
+/// One direction of a request.
+#[derive(Debug)]
+struct Flow {
+    /// Payloads to send, the request included.
+    planned: usize,
+    end: HowEnded,
+    /// The reader has enough after so many.
+    quit_after: Option<usize>,
+    demand: DemandPolicy,
+    /// Payloads that the reader asked for or got for nothing.
+    asked: u64,
+    sent: usize,
+    ended: Option<HowEnded>,
+    received: usize,
+    quit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HowEnded {
+    Completed,
+    Failed,
+    /// Let go without a word.
+    Dropped,
+    /// The session said that the half is over.
+    Stopped,
+}
+
+/// Somebody who holds a handle.
+#[derive(Debug)]
+struct Actor {
+    side: usize,
+    key: StreamKey,
+    script: usize,
+    job: Job,
+    state: ActorState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Read {
+        down: bool,
+    },
+    Write {
+        down: bool,
+    },
+    /// Serves a fire-and-forget.
+    Hold,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ActorState {
+    Runs,
+    Waits,
+    Done,
+}
+
+/// The payload of a place; the first of a request names its script.
+fn content(script: usize, down: bool, n: usize) -> Payload {
+    let place = (script as u64) << 32 | u64::from(down) << 31 | n as u64;
+    let mut random = Random::new(place);
+    let len = match random.within(0..=9) {
+        0 => 0,
+        1 => random.within(0..=3_000),
+        _ => random.within(0..=150),
+    };
+    let mut data = random.bytes(len);
+    if n == 0 && !down {
+        let tag = u32::try_from(script).expect("few scripts");
+        data.splice(0..0, tag.to_be_bytes());
+    }
+    let payload = Payload::new(data);
+    match random.within(0..=3) {
+        0 => {
+            let len = random.within(0..=100);
+            payload.with_metadata(random.bytes(len))
+        }
+        1 => payload.with_metadata(""),
+        _ => payload,
+    }
+}
+
+impl Flow {
+    fn new(random: &mut Random, planned: usize) -> Self {
+        let end = match random.within(0..=9) {
+            0 => HowEnded::Failed,
+            1 => HowEnded::Dropped,
+            _ => HowEnded::Completed,
+        };
+        let quit_after = random.once_in(6).then(|| random.within(0..=planned + 1));
+        let number = |random: &mut Random, most| {
+            let n = u32::try_from(random.within(1..=most)).unwrap_or(1);
+            Demand::new(n).unwrap_or(Demand::ONE)
+        };
+        let demand = match random.within(0..=4) {
+            0 => DemandPolicy::default(),
+            1 => DemandPolicy::prefetch(Demand::MAX),
+            2 => DemandPolicy::Manual {
+                initial: number(random, 3),
+            },
+            _ => {
+                let high = number(random, 6);
+                let low = random.within(0..=high.get() as usize - 1);
+                DemandPolicy::Prefetch {
+                    high,
+                    low: u32::try_from(low).unwrap_or(0),
+                }
+            }
+        };
+        Self {
+            planned,
+            end,
+            quit_after,
+            demand,
+            asked: demand.initial().get().into(),
+            sent: 0,
+            ended: None,
+            received: 0,
+            quit: false,
+        }
+    }
+}
+
+impl Script {
+    fn new(random: &mut Random, by: usize) -> Self {
+        let interaction = match random.within(0..=5) {
+            0 => Interaction::FireAndForget,
+            1 => Interaction::RequestResponse,
+            2 | 3 => Interaction::RequestStream,
+            _ => Interaction::RequestChannel,
+        };
+        let (up, down) = match interaction {
+            Interaction::FireAndForget => (1, 0),
+            Interaction::RequestResponse => (1, random.within(0..=1)),
+            Interaction::RequestStream => (1, random.length(200) - 1),
+            Interaction::RequestChannel => (random.length(100), random.length(100) - 1),
+        };
+        let mut up = Flow::new(random, up);
+        if up.end == HowEnded::Dropped || interaction != Interaction::RequestChannel {
+            // With a requester that neither ends nor fails its half, both
+            // sides could wait for each other's end; that is their business.
+            up.end = HowEnded::Completed;
+        }
+        if interaction != Interaction::RequestChannel {
+            up.quit_after = None;
+        }
+        // The first payload comes for nothing.
+        up.asked = match up.demand {
+            DemandPolicy::Manual { initial } => u64::from(initial.get()) + 1,
+            DemandPolicy::Prefetch { .. } => up.asked,
+        };
+        Self {
+            by,
+            interaction,
+            opened: false,
+            started: false,
+            rejected: false,
+            up,
+            down: Flow::new(random, down),
+        }
+    }
+
+    fn flow(&mut self, down: bool) -> &mut Flow {
+        if down { &mut self.down } else { &mut self.up }
+    }
+
+    /// Whether somebody ended it otherwise than by completion.
+    fn disturbed(&self) -> bool {
+        let odd = |flow: &Flow| {
+            flow.quit || matches!(flow.ended, Some(HowEnded::Failed | HowEnded::Dropped))
+        };
+        self.rejected || odd(&self.up) || odd(&self.down)
+    }
+}
+
+impl World {
+    /// More steps than any life needs.
+    const STEPS: usize = 300_000;
+
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let now = Instant::now();
+        let fate = match random.within(0..=9) {
+            0 => Fate::Close(random.within(0..=1)),
+            1 => Fate::Abort(random.within(0..=1)),
+            2 | 3 => Fate::Loss,
+            4 if random.once_in(4) => Fate::Refusal,
+            _ => Fate::Peace,
+        };
+        let mut scripts = Vec::new();
+        let mut ends = [Side::Client, Side::Server].map(|side| {
+            let by = usize::from(side == Side::Server);
+            let requests = random.length(24) - 1;
+            let first = scripts.len();
+            scripts.extend((0..requests).map(|_| Script::new(&mut random, by)));
+            End::new(
+                &mut random,
+                side,
+                now,
+                (first..scripts.len()).rev().collect(),
+            )
+        });
+        let wires = [0, 1].map(|_| {
+            Wire::new(LinkFaults {
+                capacity: random.length(20_000),
+                refuse_once_in: random.within(0..=4),
+                delay: Duration::from_micros(random.length(20_000) as u64),
+            })
+        });
+        if fate == Fate::Refusal {
+            for end in &mut ends {
+                end.to_push = 0;
+            }
+        }
+        Self {
+            fate,
+            fate_at: random.length(4_000),
+            random,
+            now,
+            ends,
+            wires,
+            scripts,
+            actors: Vec::new(),
+            running: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Outcome {
+        for step in 0..Self::STEPS {
+            if step == self.fate_at {
+                self.meet_fate();
+            }
+            self.random_step();
+            self.check_limits();
+            if step > self.fate_at && self.random.once_in(500) {
+                break;
+            }
+        }
+        for wire in &mut self.wires {
+            wire.calm();
+        }
+        self.come_to_rest();
+        self.assert_all_done();
+        self.stay_alive();
+        self.end_well();
+        self.sum_up()
+    }
+
+    // ----- what happens ------------------------------------------------------
+
+    fn random_step(&mut self) -> bool {
+        let side = self.random.within(0..=1);
+        match self.random.within(0..=11) {
+            0..=2 => self.transmit(side),
+            3..=5 => self.deliver(side),
+            6 => self.take_event(side),
+            7 => self.wake(side),
+            8 | 9 => self.act(),
+            10 => self.start(side),
+            _ => {
+                let pause = Duration::from_micros(self.random.length(3_000) as u64);
+                self.now += pause;
+                self.keep_time(side)
+            }
+        }
+    }
+
+    fn meet_fate(&mut self) {
+        match self.fate {
+            Fate::Peace | Fate::Refusal => {}
+            Fate::Close(side) => self.ends[side].session.close(self.now),
+            Fate::Abort(side) => self.ends[side].session.abort(),
+            Fate::Loss => self.wires.iter_mut().for_each(Wire::lose),
+        }
+    }
+
+    /// Everything that can happen happens, until nothing more can.
+    fn come_to_rest(&mut self) {
+        for _ in 0..Self::STEPS {
+            let mut busy = false;
+            for side in [0, 1] {
+                busy |= self.transmit(side);
+                busy |= self.deliver(side);
+                busy |= self.take_event(side);
+                busy |= self.wake(side);
+                busy |= self.start(side);
+                busy |= self.keep_time(side);
+            }
+            for _ in 0..self.running.len() {
+                busy |= self.act();
+            }
+            self.check_limits();
+            if busy {
+                continue;
+            }
+            // What has arrived and is not read is held back for good.
+            let arrivals = self.wires.iter().filter_map(Wire::next_arrival);
+            match arrivals.filter(|at| *at > self.now).min() {
+                Some(at) => self.now = at,
+                None => return,
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn transmit(&mut self, side: usize) -> bool {
+        let end = &mut self.ends[side];
+        let (wire, random, now) = (&mut self.wires[side], &mut self.random, self.now);
+        let referee = &mut end.referee;
+        let mut busy = false;
+        for _ in 0..random.length(8) {
+            let Ok(progress) = end.session.transmit(|frame| {
+                let bytes = frame.to_vec();
+                if wire.send(now, random, bytes.clone()) {
+                    referee.sends(&bytes);
+                    Poll::Ready(Ok::<(), Infallible>(()))
+                } else {
+                    Poll::Pending
+                }
+            });
+            match progress {
+                Progress::Sent => busy = true,
+                Progress::Idle => {
+                    if end.closed.is_some() && !end.wire_ended {
+                        end.wire_ended = true;
+                        wire.end();
+                        busy = true;
+                    }
+                    break;
+                }
+                Progress::Blocked => break,
+            }
+        }
+        self.audit(side);
+        busy
+    }
+
+    fn deliver(&mut self, side: usize) -> bool {
+        let end = &mut self.ends[side];
+        let wire = &mut self.wires[1 - side];
+        let mut busy = false;
+        for _ in 0..self.random.length(8) {
+            if end.closed.is_some() {
+                // It reads on, so that the other side can finish writing.
+                busy |= matches!(wire.receive(self.now), Arrival::Frame(_));
+                continue;
+            }
+            if end.session.is_closed() || !end.session.wants_input() {
+                break;
+            }
+            match wire.receive(self.now) {
+                Arrival::Frame(bytes) => {
+                    busy = true;
+                    let late = end.referee.late();
+                    let before = end.session.stats();
+                    end.referee.given(&bytes);
+                    let frame = if self.random.once_in(2) {
+                        InFrame::Shared(Bytes::copy_from_slice(&bytes))
+                    } else {
+                        InFrame::Borrowed(&bytes)
+                    };
+                    end.session.handle_frame(self.now, &frame);
+                    let after = end.session.stats();
+                    let refused = |stats: Stats| stats.requests_rejected + stats.one_way_dropped;
+                    if refused(after) > refused(before) {
+                        end.referee.refused(&bytes);
+                    }
+                    let ignored = after.frames_ignored - before.frames_ignored;
+                    let late = end.referee.late() - late;
+                    assert!(
+                        ignored <= late,
+                        "side {side} ignored {}",
+                        super::text(&bytes)
+                    );
+                }
+                Arrival::Nothing(_) => break,
+                Arrival::End => {
+                    end.session.handle_disconnect(CloseReason::Peer);
+                    busy = true;
+                }
+                Arrival::Lost => {
+                    let error = TransportError::new(TransportErrorKind::Lost, "cut");
+                    let reason = CloseReason::Transport(Arc::new(error));
+                    end.session.handle_disconnect(reason);
+                    busy = true;
+                }
+            }
+        }
+        self.audit(side);
+        busy
+    }
+
+    /// Checks the books now and then: it takes long.
+    fn audit(&mut self, side: usize) {
+        if self.random.once_in(16) {
+            self.ends[side].session.assert_consistent();
+        }
+    }
+
+    fn keep_time(&mut self, side: usize) -> bool {
+        let end = &mut self.ends[side];
+        let due = end.session.poll_timeout().is_some_and(|at| at <= self.now);
+        if due {
+            end.session.handle_timeout(self.now);
+        }
+        due
+    }
+
+    fn wake(&mut self, side: usize) -> bool {
+        let end = &mut self.ends[side];
+        let Some(wake) = end.session.poll_wake() else {
+            return false;
+        };
+        let waiting = match wake {
+            Wake::Reader(slot) => end.readers.remove(&slot),
+            Wake::Writer(slot) => end.writers.remove(&slot),
+        };
+        if let Some(actor) = waiting.and_then(|actor| self.actors.get_mut(actor))
+            && actor.state == ActorState::Waits
+        {
+            actor.state = ActorState::Runs;
+            self.running.extend(waiting);
+        }
+        true
+    }
+
+    fn take_event(&mut self, side: usize) -> bool {
+        let refuse = self.fate == Fate::Refusal;
+        let end = &mut self.ends[side];
+        if end.deciding {
+            end.deciding = false;
+            match refuse {
+                true => end.session.refuse(&Failure::rejected("not today")),
+                false => end.session.accept(self.now),
+            }
+            return true;
+        }
+        if end.pushes_in_work > 0 && self.random.once_in(2) {
+            end.pushes_in_work -= 1;
+            end.session.metadata_push_done();
+            return true;
+        }
+        if !end.session.wants_work() {
+            return false;
+        }
+        let Some(event) = end.session.poll_event() else {
+            return false;
+        };
+        match event {
+            Event::Setup(_) => end.deciding = true,
+            Event::Request {
+                key,
+                interaction,
+                payload,
+            } => {
+                let script = self.started(side, interaction, &payload);
+                self.scripts[script].up.received = 1;
+                let job = match interaction {
+                    Interaction::FireAndForget => Job::Hold,
+                    _ => Job::Write { down: true },
+                };
+                self.cast(side, key, script, job);
+            }
+            Event::Channel { key } => {
+                let Take::Payload(first) = self.ends[side].session.poll_take(key) else {
+                    panic!("a channel comes with its first payload");
+                };
+                // Demand can be set until the first payload is taken; taking it
+                // first shows which script this is, so the default is used.
+                let script = self.started(side, Interaction::RequestChannel, &first);
+                let flow = &mut self.scripts[script].up;
+                flow.received = 1;
+                flow.demand = DemandPolicy::default();
+                self.cast(side, key, script, Job::Read { down: false });
+                self.cast(side, key, script, Job::Write { down: true });
+            }
+            Event::MetadataPush(metadata) => {
+                end.pushes_in_work += 1;
+                end.got_pushes.push(metadata[0]);
+            }
+            Event::Closed(reason) => {
+                assert!(end.closed.is_none(), "it ends once");
+                end.closed = Some(reason);
+            }
+        }
+        true
+    }
+
+    /// The responder is told of a request: checks that it is one, and new.
+    fn started(&mut self, side: usize, interaction: Interaction, payload: &Payload) -> usize {
+        let tag = payload.data().first_chunk::<4>().expect("a tag");
+        let index = u32::from_be_bytes(*tag) as usize;
+        let script = &mut self.scripts[index];
+        assert_eq!(*payload, content(index, false, 0), "script {index}");
+        assert_eq!(script.interaction, interaction);
+        assert_eq!(script.by, 1 - side);
+        assert!(!script.started, "script {index} came twice");
+        assert!(!script.rejected, "a rejected request was served");
+        script.started = true;
+        index
+    }
+
+    fn cast(&mut self, side: usize, key: StreamKey, script: usize, job: Job) {
+        self.running.push(self.actors.len());
+        self.actors.push(Actor {
+            side,
+            key,
+            script,
+            job,
+            state: ActorState::Runs,
+        });
+    }
+
+    /// Opens a request, or pushes metadata.
+    fn start(&mut self, side: usize) -> bool {
+        let end = &mut self.ends[side];
+        if end.to_push > 0 && self.random.once_in(2) {
+            end.to_push -= 1;
+            if end.session.has_push_room() {
+                let padding = self.random.length(2_000);
+                let metadata = vec![end.pushed; padding];
+                if end.session.metadata_push(&metadata).is_ok() {
+                    end.pushed += 1;
+                }
+            }
+            return true;
+        }
+        let Some(index) = end.to_open.pop() else {
+            return false;
+        };
+        let script = &mut self.scripts[index];
+        let interaction = script.interaction;
+        let complete = interaction == Interaction::RequestChannel
+            && script.up.planned == 1
+            && script.up.end == HowEnded::Completed;
+        let opened = end.session.open(Open {
+            interaction,
+            payload: content(index, false, 0),
+            demand: script.down.demand,
+            complete,
+        });
+        let key = match opened {
+            Ok(key) => key,
+            Err(Error::Closed(_)) => return true,
+            Err(error) => panic!("script {index} cannot be opened: {error}"),
+        };
+        script.opened = true;
+        script.up.sent = 1;
+        if complete || interaction != Interaction::RequestChannel {
+            script.up.ended = Some(HowEnded::Completed);
+            end.referee.has_sent(key.id);
+        }
+        self.cast(side, key, index, Job::Read { down: true });
+        if interaction == Interaction::RequestChannel {
+            self.cast(side, key, index, Job::Write { down: false });
+        }
+        true
+    }
+
+    /// One of those who can go on does.
+    fn act(&mut self) -> bool {
+        if self.running.is_empty() {
+            return false;
+        }
+        let turn = self.random.within(0..=self.running.len() - 1);
+        let index = self.running.swap_remove(turn);
+        let Actor {
+            side,
+            key,
+            script,
+            job,
+            ..
+        } = self.actors[index];
+        let state = match job {
+            Job::Read { down } => self.read(index, side, key, script, down),
+            Job::Write { down } => self.write(index, side, key, script, down),
+            Job::Hold => {
+                self.ends[side].session.release(key);
+                ActorState::Done
+            }
+        };
+        self.actors[index].state = state;
+        if state == ActorState::Runs {
+            self.running.push(index);
+        }
+        self.audit(side);
+        true
+    }
+
+    fn read(
+        &mut self,
+        actor: usize,
+        side: usize,
+        key: StreamKey,
+        index: usize,
+        down: bool,
+    ) -> ActorState {
+        let script = &mut self.scripts[index];
+        let end = &mut self.ends[side];
+        let requester = script.by == side;
+        let interaction = script.interaction;
+        let flow = script.flow(down);
+        if flow.quit_after == Some(flow.received) {
+            flow.quit = true;
+            end.referee.gave_up(key.id);
+            // Letting go of the last handle cancels as well.
+            let only_handle = interaction != Interaction::RequestChannel;
+            if !(only_handle && self.random.once_in(2)) {
+                end.session.cancel(key);
+            }
+            end.session.release(key);
+            return ActorState::Done;
+        }
+        match end.session.poll_take(key) {
+            Take::Payload(payload) => {
+                let expected = content(index, down, flow.received);
+                assert_eq!(
+                    payload, expected,
+                    "script {index}, payload {}",
+                    flow.received
+                );
+                flow.received += 1;
+                assert!(flow.received <= flow.sent, "script {index}: out of nothing");
+                return ActorState::Runs;
+            }
+            Take::Pending => {
+                if let DemandPolicy::Manual { .. } = flow.demand
+                    && flow.received as u64 >= flow.asked
+                    && interaction.has_initial_n()
+                {
+                    let n = Demand::new(1 + u32::from(self.random.once_in(2)));
+                    let n = n.unwrap_or(Demand::ONE);
+                    end.session.request_n(key, n);
+                    flow.asked += u64::from(n.get());
+                    return ActorState::Runs;
+                }
+                end.readers.insert(key.slot, actor);
+                return ActorState::Waits;
+            }
+            Take::Complete => {
+                if interaction != Interaction::FireAndForget {
+                    assert_eq!(flow.ended, Some(HowEnded::Completed), "script {index}");
+                    assert_eq!(flow.received, flow.sent, "script {index}: some are missing");
+                }
+            }
+            Take::Failed(Error::Peer(failure)) => match failure.code() {
+                ErrorCode::REJECTED => {
+                    assert!(requester && !script.started, "script {index}");
+                    script.rejected = true;
+                }
+                ErrorCode::CANCELED => {
+                    let dropped = script.down.ended == Some(HowEnded::Dropped);
+                    assert!(requester && dropped, "script {index}: {failure}");
+                }
+                code => {
+                    assert_eq!(code.get() as usize, 0x301 + index, "{failure}");
+                    assert_eq!(flow.ended, Some(HowEnded::Failed), "script {index}");
+                    assert_eq!(flow.received, flow.sent, "script {index}: some are missing");
+                }
+            },
+            Take::Failed(Error::Canceled) => {
+                let own_failure = script.flow(!down).ended == Some(HowEnded::Failed);
+                let by_peer = !requester && script.disturbed();
+                assert!(own_failure || by_peer, "script {index} was cancelled");
+            }
+            Take::Failed(Error::Closed(_)) => {
+                assert!(end.session.is_closed(), "script {index}");
+            }
+            Take::Failed(error) => panic!("script {index}: {error:?}"),
+        }
+        end.session.release(key);
+        ActorState::Done
+    }
+
+    fn write(
+        &mut self,
+        actor: usize,
+        side: usize,
+        key: StreamKey,
+        index: usize,
+        down: bool,
+    ) -> ActorState {
+        let refusals = self.ends[1 - side].session.stats().requests_rejected;
+        let script = &mut self.scripts[index];
+        let end = &mut self.ends[side];
+        let interaction = script.interaction;
+        // Its reader may not have been told of a refusal yet.
+        let refused = !down && !script.started && refusals > 0;
+        let disturbed = script.disturbed() || refused;
+        let flow = script.flow(down);
+        if flow.ended == Some(HowEnded::Completed) {
+            end.session.release(key); // With the request already.
+            return ActorState::Done;
+        }
+        if self.random.once_in(3) && !end.session.poll_send_closed(key) && self.random.once_in(2) {
+            return ActorState::Runs; // It has nothing to send just now.
+        }
+        if flow.sent < flow.planned {
+            match end.session.poll_capacity(key) {
+                Capacity::Pending => {
+                    end.writers.insert(key.slot, actor);
+                    return ActorState::Waits;
+                }
+                Capacity::Closed => {
+                    let closed = end.session.is_closed();
+                    assert!(disturbed || closed, "script {index} was stopped");
+                    script.flow(down).ended = Some(HowEnded::Stopped);
+                    end.session.release(key);
+                    return ActorState::Done;
+                }
+                Capacity::Payloads(n) => {
+                    let n = self.random.within(1..=n.min(flow.planned - flow.sent));
+                    for _ in 0..n {
+                        let payload = content(index, down, flow.sent);
+                        let sent = end.session.send(key, payload);
+                        assert!(sent.is_ok(), "script {index}: {sent:?}");
+                        flow.sent += 1;
+                    }
+                    if interaction == Interaction::RequestResponse {
+                        end.referee.has_sent(key.id);
+                        flow.ended = Some(HowEnded::Completed);
+                        end.session.release(key);
+                        return ActorState::Done;
+                    }
+                    return ActorState::Runs;
+                }
+            }
+        }
+        // A half that is over cannot be ended once more.
+        let over = end.session.poll_send_closed(key);
+        flow.ended = Some(if over { HowEnded::Stopped } else { flow.end });
+        end.referee.has_sent(key.id);
+        if over {
+            assert!(
+                disturbed || end.session.is_closed(),
+                "script {index} was stopped"
+            );
+        } else {
+            match flow.end {
+                HowEnded::Failed => {
+                    let code = u32::try_from(0x301 + index).unwrap_or(0x301);
+                    let failure = Failure::custom(code, "as planned");
+                    let failure = failure.unwrap_or_else(|| Failure::application("odd"));
+                    end.referee.gave_up(key.id);
+                    end.session.fail(key, &failure);
+                }
+                HowEnded::Completed => end.session.complete(key),
+                HowEnded::Dropped => end.referee.gave_up(key.id),
+                HowEnded::Stopped => {}
+            }
+        }
+        end.session.release(key);
+        ActorState::Done
+    }
+
+    // ----- what has to hold ----------------------------------------------------
+
+    fn check_limits(&self) {
+        for end in &self.ends {
+            let books = end.session.books();
+            let limits = &end.limits;
+            assert!(books.buffered <= limits.max_buffered_len, "{books:?}");
+            assert!(books.owed <= limits.max_owed_len + 5_000, "{books:?}");
+            assert!(end.session.one_way_in_work() <= 2 * limits.max_one_way);
+        }
+    }
+
+    /// Nobody waits: who holds a handle would have been told.
+    fn assert_all_done(&self) {
+        for actor in &self.actors {
+            assert!(
+                actor.state == ActorState::Done,
+                "stuck: {actor:?}\n{:#?}\n{:?}",
+                self.scripts[actor.script],
+                self.ends.each_ref().map(|end| end.session.books()),
+            );
+        }
+        let over = self.ends.iter().any(|end| end.closed.is_some());
+        for (index, script) in self.scripts.iter().enumerate() {
+            let served = script.started || script.rejected || script.down.quit;
+            let one_way = script.interaction == Interaction::FireAndForget;
+            let stats = self.ends[1 - script.by].session.stats();
+            // Those who gave it up do not hear that it was refused.
+            let refused = match one_way {
+                true => stats.one_way_dropped > 0,
+                false => stats.requests_rejected > 0 && script.disturbed(),
+            };
+            assert!(
+                served || over || !script.opened || refused,
+                "script {index} was lost: {script:?}"
+            );
+        }
+        for side in [0, 1] {
+            let end = &self.ends[side];
+            let in_order = end.got_pushes.is_sorted();
+            assert!(in_order, "pushes out of order: {:?}", end.got_pushes);
+            let sent = u64::from(self.ends[1 - side].pushed);
+            let got = end.got_pushes.len() as u64;
+            let dropped = end.session.stats().one_way_dropped;
+            assert!(
+                got <= sent && (over || got + dropped >= sent),
+                "pushes lost"
+            );
+        }
+    }
+
+    /// For some time nothing happens but KEEPALIVE.
+    fn stay_alive(&mut self) {
+        let over = |world: &Self| world.ends.iter().any(|end| end.closed.is_some());
+        if over(self) {
+            return;
+        }
+        for _ in 0..20 {
+            self.now += Duration::from_secs(1);
+            self.come_to_rest();
+        }
+        assert!(!over(self), "it did not stay alive");
+        for end in &self.ends {
+            assert_eq!(end.session.streams_open(), 0);
+        }
+    }
+
+    /// One side closes; then both are done, and nothing is left.
+    fn end_well(&mut self) {
+        let side = self.random.within(0..=1);
+        self.ends[side].session.close(self.now);
+        self.come_to_rest();
+        for (side, end) in self.ends.iter().enumerate() {
+            let Some(reason) = &end.closed else {
+                panic!("side {side} is not closed: {:?}", end.session.books());
+            };
+            let refused = matches!(
+                reason,
+                CloseReason::Refused(_) | CloseReason::RefusedClient(_)
+            );
+            match self.fate {
+                Fate::Peace => assert!(reason.is_graceful(), "side {side}: {reason}"),
+                // A server that was not asked yet refuses.
+                Fate::Close(_) => assert!(reason.is_graceful() || refused, "{reason}"),
+                Fate::Refusal => assert!(refused, "side {side}: {reason}"),
+                Fate::Abort(_) | Fate::Loss => {}
+            }
+            assert_eq!(end.session.streams_open(), 0, "side {side}");
+            let books = end.session.books();
+            let left = (books.buffered, books.queued, books.owed);
+            assert_eq!(left, (0, 0, 0), "side {side}");
+            end.session.assert_consistent();
+            assert_eq!(end.session.stats().streams_misbehaved, 0, "side {side}");
+            assert_eq!(end.session.poll_timeout(), None);
+        }
+        self.assert_all_done();
+    }
+
+    fn sum_up(&self) -> Outcome {
+        let mut outcome = Outcome {
+            requests: self.scripts.iter().filter(|script| script.opened).count(),
+            ..Outcome::default()
+        };
+        for script in &self.scripts {
+            outcome.payloads += script.up.received + script.down.received;
+        }
+        for end in &self.ends {
+            let stats = end.session.stats();
+            outcome.frames += stats.frames_sent;
+            outcome.ignored += stats.frames_ignored;
+            outcome.refused += stats.requests_rejected + stats.one_way_dropped;
+        }
+        outcome
+    }
+}
+
+impl End {
+    fn new(random: &mut Random, side: Side, now: Instant, to_open: Vec<usize>) -> Self {
+        let mut limits = Limits::default();
+        if random.once_in(3) {
+            limits.max_queued_len = random.length(20_000);
+        }
+        if random.once_in(5) {
+            limits.max_streams = random.within(0..=8);
+        }
+        if random.once_in(5) {
+            limits.max_one_way = random.within(0..=3);
+        }
+        if random.once_in(5) {
+            // What one side owes may hold up its reading; with less than all
+            // that both can owe, both would hold up each other.
+            limits.max_owed_len = 30_000;
+        }
+        let fragment_len = random.once_in(2).then(|| random.within(0..=300));
+        let mut link = LinkLimits::default();
+        if fragment_len.is_some() && random.once_in(2) {
+            link.max_frame_len = random.within(64..=400).max(2_100);
+        }
+        let config = Config {
+            fragment_len,
+            limits: limits.clone(),
+            drain_timeout: Duration::from_secs(3_600),
+        };
+        let millis = |n| Millis31::new(n).expect("some milliseconds");
+        let setup = SetupOptions {
+            keepalive_interval: millis(5_000),
+            max_lifetime: millis(3_600_000),
+            ..SetupOptions::default()
+        };
+        let max_len = match fragment_len {
+            Some(len) => (len.max(64) - 3).min(link.max_frame_len),
+            None => link.max_frame_len,
+        };
+        let session = match side {
+            Side::Client => Session::client(now, config, &setup, link),
+            Side::Server => Session::server(now, config, link),
+        };
+        Self {
+            session,
+            limits,
+            referee: Referee::new(side, link.max_frame_len, max_len),
+            readers: HashMap::new(),
+            writers: HashMap::new(),
+            deciding: false,
+            closed: None,
+            wire_ended: false,
+            to_open,
+            to_push: u8::try_from(random.within(0..=5)).unwrap_or(0),
+            pushed: 0,
+            got_pushes: Vec::new(),
+            pushes_in_work: 0,
+        }
+    }
+}
