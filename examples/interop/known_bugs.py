@@ -342,6 +342,15 @@ BUGS = [
     Bug(
         *_RUST,
         (SERVER,),
+        "a WebSocket close is not answered, and the client waits ten seconds for it",
+        "nothing: give closing a time limit",
+        ("two_connections", "connect_again"),
+        transports=("ws",),
+        against=("py",),
+    ),
+    Bug(
+        *_RUST,
+        (SERVER,),
         "the lease flag of SETUP is ignored, so that the client waits for ever",
         "nothing: give connecting a time limit",
         ("lease_refused",),

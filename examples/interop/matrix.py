@@ -35,6 +35,8 @@ OUR_TRANSPORTS = ("unix", "shm", "udp")
 
 # How long a check may take that is known to fail: a failure that shows as silence costs all of it.
 KNOWN_FAILURE_SECONDS = 3.0
+# How long a driver may take to close before it is killed from then on.
+CLOSE_SECONDS = 3.0
 
 PASSED, FAILED, KNOWN, FIXED, UNSUPPORTED = "passed", "failed", "known", "fixed", "unsupported"
 
@@ -210,6 +212,7 @@ class Pair:
         self.options = options
         self._servers = {}
         self._driver = None
+        self._close_hangs = False
 
     @property
     def roles(self):
@@ -292,12 +295,23 @@ class Pair:
             if not server.alive():
                 raise Crashed(f"server {self.server_program.name} ended: {server.stderr_tail()}")
             if not session.broken:
-                driver.close()
+                session.broken = not self._closes(driver)
         finally:
             session.end()
         if session.broken:
             driver.kill()
             self._driver = None
+
+    def _closes(self, driver):
+        """Whether `close` is answered. Checks of their own demand it; here it only saves time."""
+        if self._close_hangs:
+            return False
+        driver.deadline = time.monotonic() + CLOSE_SECONDS
+        try:
+            driver.close()
+        except CheckFailed:
+            self._close_hangs = True
+        return not self._close_hangs
 
     def _server(self, options):
         server = self._servers.get(options)

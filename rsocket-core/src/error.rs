@@ -39,7 +39,7 @@ impl Failure {
     }
 
     /// A code of the application's own, 0x301 ..= 0xFFFFFFFE; `None` for codes
-    /// that belong to the protocol [C087].
+    /// that belong to the protocol \[C087\].
     pub fn custom(code: u32, message: impl fmt::Display) -> Option<Self> {
         let code = ErrorCode::new(code);
         code.is_application()
@@ -50,6 +50,7 @@ impl Failure {
         Self { code, message }
     }
 
+    #[cfg(feature = "tokio")]
     pub(crate) fn unsupported(interaction: &'static str) -> Self {
         Self::rejected(format_args!("no handler for {interaction}"))
     }
@@ -86,7 +87,7 @@ pub enum Error {
     Peer(#[source] Failure),
 
     /// The payload cannot be sent as it is: shorten it, or configure a
-    /// fragment length. Nothing was sent [C011].
+    /// fragment length. Nothing was sent \[C011\].
     #[error(
         "payload of {len} bytes does not fit a frame of at most {limit}; configure fragmentation"
     )]
@@ -124,10 +125,10 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misbehavior {
-    /// More payloads than were asked for [C252].
+    /// More payloads than were asked for \[C252\].
     #[error("it sent more payloads than it was granted")]
     Overrun,
-    /// A payload over `max_payload_len` [C222].
+    /// A payload over `max_payload_len` \[C222\].
     #[error("its payload is longer than max_payload_len, {limit} bytes")]
     PayloadTooLong {
         /// The limit, in bytes.
@@ -139,10 +140,10 @@ pub enum Misbehavior {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// A fragment that adds nothing and says that more will follow [C223].
+    /// A fragment that adds nothing and says that more will follow \[C223\].
     #[error("it sent an empty fragment that others follow")]
     EmptyFragment,
-    /// A request whose initial request-n is 0 or above 2^31-1 [C121].
+    /// A request whose initial request-n is 0 or above 2^31-1 \[C121\].
     #[error("its initial request-n is not 1..=2^31-1")]
     InvalidDemand,
 }
@@ -172,7 +173,7 @@ pub enum CloseReason {
         /// The max lifetime, in milliseconds.
         millis: u32,
     },
-    /// No SETUP arrived in time [C182].
+    /// No SETUP arrived in time \[C182\].
     #[error("the client sent no SETUP in time")]
     SetupTimeout,
     /// The peer sent bytes that are no frame.

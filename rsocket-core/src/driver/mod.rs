@@ -6,7 +6,7 @@
 //! sends what came of it straight into the transport's memory: no channel, no
 //! other task.
 //!
-//! [`Driver`](task::Driver) is the connection's one task. It reads the link,
+//! [`Driver`] is the connection's one task. It reads the link,
 //! serves requests, keeps time, and finishes what others could not: frames that
 //! the link did not take, and flushes put off so that they cover many frames.
 
@@ -367,7 +367,8 @@ impl Inner {
 
     /// The driver, if it has something to do that it does not know of.
     fn driver_to_wake(&mut self) -> Option<Waker> {
-        let wanted = self.flush_wanted || self.lost.is_some() || self.session.has_events();
+        let has_news = self.session.has_events() && self.session.wants_work();
+        let wanted = self.flush_wanted || self.lost.is_some() || has_news;
         if !wanted || self.driver_called {
             return None;
         }
@@ -378,11 +379,6 @@ impl Inner {
     /// Whether frames were taken by the link and not yet handed to its medium.
     fn wants_flush(&self) -> bool {
         self.unflushed > 0 || self.flush_wanted || self.flush_pending
-    }
-
-    /// Whether to read on: not while the peer does not read what it is owed.
-    fn wants_input(&self) -> bool {
-        self.session.wants_input() && self.session.wants_work()
     }
 
     fn take_wakes(&mut self) -> Wakes {

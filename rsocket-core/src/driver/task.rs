@@ -47,9 +47,10 @@ pub(crate) struct Driver {
     /// Whether the timer was polled since it was set, with our waker.
     timer_knows_us: bool,
     /// What the session said when last asked: whether there was room for
-    /// answers, whether to read on, whether frames wait for a flush, and when
+    /// answers, whether it has more events, whether to read on, whether frames wait for a flush, and when
     /// it wants to be called. Whoever changes these calls the driver.
     room: bool,
+    events_left: bool,
     wants_input: bool,
     wants_flush: bool,
     deadline: Option<Instant>,
@@ -120,6 +121,7 @@ impl Driver {
             armed: None,
             timer_knows_us: false,
             room: true,
+            events_left: false,
             wants_input: true,
             wants_flush: false,
             deadline: None,
@@ -157,15 +159,22 @@ impl Driver {
     #[inline]
     fn collect(&mut self, inner: &mut Inner) {
         inner.drain_wakes(|waker| self.wakes.push(waker));
-        inner.session.take_events(&mut self.events);
-        self.wants_input = inner.wants_input();
+        // Without room for answers requests wait where they are counted. Reading
+        // goes on: two sides that load each other would otherwise each wait for
+        // the other to read.
+        self.room = inner.session.wants_work();
+        if self.room && self.events.is_empty() {
+            inner.session.take_events(&mut self.events, Self::BATCH_LEN);
+        }
+        self.events_left = inner.session.has_events();
+        self.wants_input = inner.session.wants_input();
         self.wants_flush = inner.wants_flush();
         self.deadline = inner.session.poll_timeout();
     }
 
     /// Reads once from the link and gives what came to the session.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Reading {
-        if !self.events.is_empty() || !self.wants_input {
+        if !self.wants_input {
             return Reading::Waits;
         }
         let shared = Arc::clone(&self.shared);
@@ -176,7 +185,7 @@ impl Driver {
             let inner = guard.get_or_insert_with(|| shared.lock());
             inner.session.handle_frame(now, &frame);
             left -= 1;
-            if left == 0 || !inner.wants_input() {
+            if left == 0 || !inner.session.wants_input() {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -205,16 +214,9 @@ impl Driver {
 
     /// Serves what came, as long as there is room for answers.
     fn dispatch(&mut self) {
-        if self.events.is_empty() {
-            return;
-        }
-        if !self.room {
-            self.room = self.shared.lock().session.wants_work();
-            if !self.room {
-                return;
-            }
-        }
-        while let Some(event) = self.events.pop_front() {
+        while self.room
+            && let Some(event) = self.events.pop_front()
+        {
             match event {
                 Event::Setup(setup) => {
                     if let Some(acceptor) = self.acceptor.take() {
@@ -248,9 +250,6 @@ impl Driver {
             }
             if self.answers.len() >= Self::ANSWERS_LEN {
                 self.give_answers();
-                if !self.room {
-                    return;
-                }
             }
         }
         self.give_answers();
@@ -323,7 +322,6 @@ impl Driver {
             inner.flush();
         }
         self.room = inner.session.wants_work();
-        self.wants_input = inner.wants_input();
         self.wants_flush = inner.wants_flush();
     }
 
@@ -448,6 +446,9 @@ impl Future for Driver {
             if round == Self::ROUNDS {
                 cx.waker().wake_by_ref();
             }
+        }
+        if this.events_left && this.room {
+            cx.waker().wake_by_ref();
         }
         this.flush(cx, produced);
         if this.ending.is_some() && this.poll_end(cx).is_ready() {

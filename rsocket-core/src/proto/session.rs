@@ -724,19 +724,19 @@ impl Session {
         Some(event)
     }
 
-    /// All that [`poll_event`](Self::poll_event) has, appended to `into`; by
-    /// exchanging memory if `into` is empty.
+    /// What [`poll_event`](Self::poll_event) would give, up to `max` at once;
+    /// by exchanging memory if all of it goes to an `into` that is empty.
     #[inline]
-    pub fn take_events(&mut self, into: &mut VecDeque<Event>) {
+    pub fn take_events(&mut self, into: &mut VecDeque<Event>, max: usize) {
         if self.effects.events.is_empty() {
             return;
         }
-        if into.is_empty() {
+        if into.is_empty() && self.effects.events.len() <= max {
             std::mem::swap(&mut self.effects.events, into);
             let cost = into.iter().map(Event::cost).sum();
             self.streams.forget(cost);
         } else {
-            into.extend(std::iter::from_fn(|| self.poll_event()));
+            into.extend(std::iter::from_fn(|| self.poll_event()).take(max));
         }
     }
 

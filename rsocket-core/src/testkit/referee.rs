@@ -371,8 +371,8 @@ impl Referee {
                 line.dead = line.mine;
             }
             _ => {
+                // It may come within a payload, which is then given up [C221].
                 assert!(channel || !line.mine, "a requester's ERROR: {shown}");
-                assert!(!line.mid, "within a payload: {shown}");
                 let one_way = line.interaction == Interaction::FireAndForget;
                 assert!(!one_way, "an answer to a fire-and-forget: {shown}");
                 line.dead = true;

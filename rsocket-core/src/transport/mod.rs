@@ -116,7 +116,7 @@ pub enum Received {
 /// A transport whose medium lacks one of these adds it: TCP prepends a 24-bit
 /// length, a lossy one retransmits.
 ///
-/// Spec: "Transport Protocol" [C002, C003].
+/// Spec: "Transport Protocol" \[C002, C003\].
 pub struct Link {
     pub(crate) tx: Box<dyn FrameTx>,
     pub(crate) rx: Box<dyn FrameRx>,
@@ -170,7 +170,7 @@ impl fmt::Debug for Link {
 /// Lengths that the core respects, in bytes of whole frames without any prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest frame that the link takes: 64 ..= 2^24-1 [C010].
+    /// The longest frame that the link takes: 64 ..= 2^24-1 \[C010\].
     pub max_frame_len: usize,
 }
 

@@ -4,7 +4,7 @@
 //! Owns every byte between the core and the stream, and knows nothing about
 //! sockets: [`tx`] and [`rx`] work on any [`AsyncWrite`] and [`AsyncRead`].
 //!
-//! Spec: "Framing Protocol Usage", "Framing Format" [C006-C010].
+//! Spec: "Framing Protocol Usage", "Framing Format" \[C006-C010\].
 
 mod farewell;
 mod rx;
