@@ -47,8 +47,9 @@ pub(crate) struct Driver {
     /// Whether the timer was polled since it was set, with our waker.
     timer_knows_us: bool,
     /// What the session said when last asked: whether there was room for
-    /// answers, whether it has more events, whether to read on, whether frames wait for a flush, and when
-    /// it wants to be called. Whoever changes these calls the driver.
+    /// answers, whether it has more events, whether to read on, whether frames
+    /// wait for a flush, and when it wants to be called. Whoever changes these
+    /// calls the driver.
     room: bool,
     events_left: bool,
     wants_input: bool,

@@ -108,7 +108,8 @@ pub(super) struct Streams {
     crowded: Vec<usize>,
     /// Bytes that the message of an ERROR may have on this link.
     max_message_len: usize,
-    wakes: Vec<Wake>,
+    /// In the order in which their turns came.
+    wakes: VecDeque<Wake>,
 }
 
 /// What the outboxes of all streams cost; see [`Item::cost`].
@@ -162,7 +163,7 @@ impl Streams {
             max_queued_len: max_queued_len.max(1),
             crowded: Vec::new(),
             max_message_len: max_message_len(max_frame_len),
-            wakes: Vec::new(),
+            wakes: VecDeque::new(),
         }
     }
 
@@ -181,7 +182,7 @@ impl Streams {
     }
 
     pub(super) fn poll_wake(&mut self) -> Option<Wake> {
-        self.wakes.pop()
+        self.wakes.pop_front()
     }
 
     /// Opens a stream; its request goes out in the order of its id \[C045].
@@ -374,7 +375,7 @@ impl Streams {
         if let Some(stream) = self.slots.get_mut(slot)
             && std::mem::take(&mut stream.reader_waits)
         {
-            self.wakes.push(Wake::Reader(slot));
+            self.wakes.push_back(Wake::Reader(slot));
         }
     }
 
@@ -385,7 +386,7 @@ impl Streams {
             && stream.room() > 0
         {
             stream.writer_waits = WriterWaits::No;
-            self.wakes.push(Wake::Writer(slot));
+            self.wakes.push_back(Wake::Writer(slot));
         }
     }
 
@@ -395,7 +396,7 @@ impl Streams {
             && stream.writer_waits != WriterWaits::No
         {
             stream.writer_waits = WriterWaits::No;
-            self.wakes.push(Wake::Writer(slot));
+            self.wakes.push_back(Wake::Writer(slot));
         }
     }
 
