@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     Payload, Requester, Responder,
     driver::{Dispatcher, Driver, Shared, now},
-    error::{CloseReason, Error},
+    error::Error,
     frame::Millis31,
     proto::{Config, Limits, Session, SetupOptions},
     transport::{Connector, Link},
@@ -144,6 +144,10 @@ impl Client {
             .connect()
             .await
             .map_err(|error| Error::Closed(error.into()))?;
+        let (len, limit) = (self.setup.encoded_len(), link.limits().max_frame_len);
+        if len > limit {
+            return Err(Error::TooLong { len, limit });
+        }
         Ok(self.connect_link(link))
     }
 
@@ -197,10 +201,4 @@ fn millis(duration: Duration) -> Millis31 {
         return MIN;
     }
     Millis31::from_duration(duration).unwrap_or(MAX)
-}
-
-impl From<CloseReason> for Error {
-    fn from(reason: CloseReason) -> Self {
-        Self::Closed(reason)
-    }
 }

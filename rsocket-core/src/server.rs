@@ -241,9 +241,11 @@ impl Connections {
         let decide = move |setup, shared: Arc<Shared>| -> Accepting {
             let link = shared.link().clone();
             let requester = Requester::new(shared);
-            let decision = accept(Setup { setup, link }, requester);
+            let accept = Arc::clone(&accept);
+            // Called where it is polled: a panic of either is the client's
+            // refusal, not the connection's task's end.
             Box::pin(async move {
-                let responder = decision.await?;
+                let responder = accept(Setup { setup, link }, requester).await?;
                 Ok(Dispatcher::new(Arc::new(responder)))
             })
         };

@@ -16,7 +16,10 @@ use futures_util::{StreamExt as _, stream};
 use rsocket_core::{
     Client, CloseReason, Demand, DemandPolicy, Error, Failure, Handlers, Payload, Server, connect,
     frame::ErrorCode,
-    transport::memory::{MemoryConnector, MemoryListener},
+    transport::{
+        Connector, Limits, Link, TransportError,
+        memory::{MemoryConnector, MemoryListener},
+    },
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -423,4 +426,45 @@ async fn a_stream_that_is_exactly_as_long_as_its_credit_completes() {
         .request_stream("x")
         .demand(DemandPolicy::Manual { initial });
     assert_eq!(within(items.count()).await, 3);
+}
+
+#[tokio::test]
+async fn an_acceptor_that_panics_refuses_its_client_and_nobody_else() {
+    std::panic::set_hook(Box::new(|_| ())); // Keep the output readable.
+    let name = unique_name();
+    let listener = MemoryListener::bind(&name).unwrap();
+    tokio::spawn(Server::new().serve(listener, |setup, _| {
+        assert_ne!(setup.payload().data(), b"boom");
+        async { Ok(Handlers::new().on_request_response(|request| async { Ok(request) })) }
+    }));
+    let unlucky = Client::new().setup("boom");
+    let unlucky = unlucky.connect(MemoryConnector::new(&name)).await.unwrap();
+    let reason = within(unlucky.closed()).await;
+    assert!(matches!(reason, CloseReason::Refused(_)), "{reason:?}");
+    let lucky = connect(MemoryConnector::new(&name)).await.unwrap();
+    assert!(within(lucky.request_response("x")).await.is_ok());
+}
+
+/// Links that take short frames only.
+struct Narrow(MemoryConnector);
+
+#[async_trait::async_trait]
+impl Connector for Narrow {
+    async fn connect(&self) -> Result<Link, TransportError> {
+        let limits = Limits { max_frame_len: 64 };
+        Ok(self.0.connect().await?.with_limits(limits))
+    }
+}
+
+// [C011]
+#[tokio::test]
+async fn a_setup_that_the_link_cannot_carry_is_an_error_of_connect() {
+    let name = unique_name();
+    let _listener = MemoryListener::bind(&name).unwrap();
+    let client = Client::new().setup(vec![0; 100]);
+    let error = client.connect(Narrow(MemoryConnector::new(&name))).await;
+    assert!(
+        matches!(error, Err(Error::TooLong { limit: 64, .. })),
+        "{error:?}"
+    );
 }

@@ -52,13 +52,6 @@ pub enum DecodeError {
         /// The six type bits: 0..=0x3F.
         frame_type: u8,
     },
-    /// The EXT frame is well-formed, but of an extension that nobody here
-    /// knows. `Frame::decode` leaves that to its caller.
-    #[error("unknown extended type {extended_type:#x}")]
-    UnknownExtension {
-        /// The extended type: 1..=2^31-1.
-        extended_type: u32,
-    },
     /// A connection frame names a stream, or a stream frame names none. The
     /// spec has these ignored.
     #[error("{frame_type} on stream {stream_id}")]

@@ -48,15 +48,15 @@ pub struct Limits {
     /// passes. Beyond it the stream ends with ERROR\[CANCELED\] or CANCEL.
     pub max_payload_len: usize,
     /// Bytes of payloads of a connection that are being reassembled, or wait
-    /// to be taken from a stream. Default 64 MiB: four of the longest, or a
-    /// million small ones. Beyond it the stream that asks for more ends.
+    /// to be taken from a stream. Default 64 MiB: four of the longest, or
+    /// half a million small ones. Beyond it the stream that asks for more ends.
     pub max_buffered_len: usize,
     /// Requests of the peer in work at once on a connection. Default 16,384:
-    /// above what one connection can keep busy, and some 8 MiB of state.
+    /// above what one connection can keep busy, at some hundred bytes each.
     /// Beyond it: ERROR\[REJECTED\]; a fire-and-forget is dropped.
     pub max_streams: usize,
     /// Bytes of answers that the protocol itself owes and the peer does not
-    /// read: KEEPALIVE answers, rejections, REQUEST_N \[C110]. Default 256 KiB.
+    /// read: KEEPALIVE answers and rejections \[C110]. Default 256 KiB.
     /// Beyond it nothing more is read from the peer until it reads.
     pub max_owed_len: usize,
     /// Bytes of payloads that wait for the link, over all streams \[C256].

@@ -55,6 +55,12 @@ impl Default for SetupOptions {
 }
 
 impl SetupOptions {
+    /// Bytes of the SETUP frame. A link that takes no frame of this length
+    /// cannot carry the session.
+    pub fn encoded_len(&self) -> usize {
+        self.encode().len()
+    }
+
     /// The SETUP frame, encoded.
     pub(super) fn encode(&self) -> Bytes {
         let setup = frame::Setup {
