@@ -14,6 +14,7 @@
 //!   and [`PayloadSink`] carry many.
 //! - [`Error`], [`Failure`] and [`CloseReason`] say what went wrong, by what can
 //!   be done about it.
+//! - [`Backoff`] says how long to wait before trying again.
 //! - [`transport`] is what a transport is. The transports themselves are crates
 //!   of their own (`rsocket-transport-tcp`, ...), except the in-process
 //!   [`memory`](transport::memory).
@@ -67,6 +68,7 @@ while let Some(tick) = ticks.next().await {
     reason = "the list is for proto alone, which denies them"
 )]
 
+pub mod backoff;
 pub mod error;
 pub mod frame;
 mod payload;
@@ -88,6 +90,13 @@ mod responder;
 #[cfg(feature = "tokio")]
 mod server;
 
+pub use self::{
+    backoff::Backoff,
+    error::{CloseReason, Error, Failure, Misbehavior},
+    frame::Demand,
+    payload::Payload,
+    proto::DemandPolicy,
+};
 #[cfg(feature = "tokio")]
 pub use self::{
     client::{Client, connect},
@@ -95,10 +104,4 @@ pub use self::{
     requester::{FireAndForget, OptionalResponse, Requester, Response},
     responder::{Handlers, Responder},
     server::{Server, Setup, serve},
-};
-pub use self::{
-    error::{CloseReason, Error, Failure, Misbehavior},
-    frame::Demand,
-    payload::Payload,
-    proto::DemandPolicy,
 };
