@@ -18,6 +18,7 @@
 //! - [`transport`] is what a transport is. The transports themselves are crates
 //!   of their own (`rsocket-transport-tcp`, ...), except the in-process
 //!   [`memory`](transport::memory).
+//! - [`resume`] is where sessions lie that outlive their process.
 //! - [`proto`] is the protocol without I/O, for other runtimes and for tests;
 //!   [`frame`] is the wire.
 //!
@@ -73,6 +74,7 @@ pub mod error;
 pub mod frame;
 mod payload;
 pub mod proto;
+pub mod resume;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod transport;
