@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     Payload, Requester, Responder,
-    driver::{Dispatcher, Driver, Shared, now},
+    driver::{Dispatcher, Driver, Redial, Shared, now},
     error::Error,
     frame::Millis31,
     proto::{Config, Limits, Session, SetupOptions},
-    transport::{Connector, Link},
+    resume::{Resume, random_token},
+    transport::{Connector, Link, TransportError, TransportErrorKind},
 };
 
 /// Connects with all defaults and no responder of our own.
@@ -48,6 +49,7 @@ pub struct Client {
     config: Config,
     setup: SetupOptions,
     dispatcher: Dispatcher,
+    resume: Option<Resume>,
 }
 
 impl Client {
@@ -59,6 +61,7 @@ impl Client {
             config: Config::default(),
             setup: SetupOptions::default(),
             dispatcher: Dispatcher::new(Arc::new(())),
+            resume: None,
         }
     }
 
@@ -116,6 +119,20 @@ impl Client {
         self
     }
 
+    /// Makes the session outlive its links: the client connects again by itself
+    /// and goes on where it was. A server that does not support it refuses the
+    /// connection.
+    ///
+    /// No request is sent before the server has shown that it knows the session,
+    /// one round trip after the connection was made, so that none can ever
+    /// happen twice.
+    #[must_use]
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.config.resume = Some(resume.options.clone());
+        self.resume = Some(resume);
+        self
+    }
+
     /// Answers the server's requests.
     #[must_use]
     pub fn responder(mut self, responder: impl Responder) -> Self {
@@ -138,7 +155,14 @@ impl Client {
     /// # Panics
     ///
     /// Outside a tokio runtime with time enabled.
-    pub async fn connect(self, connector: impl Connector) -> Result<Requester, Error> {
+    pub async fn connect(mut self, connector: impl Connector) -> Result<Requester, Error> {
+        if let Some(resume) = &self.resume {
+            let token = match &resume.token {
+                Some(token) => token.clone(),
+                None => random_token().map_err(no_entropy)?,
+            };
+            self.setup.resume_token = Some(token);
+        }
         self.check()?;
         let link = connector
             .connect()
@@ -148,19 +172,24 @@ impl Client {
         if len > limit {
             return Err(Error::TooLong { len, limit });
         }
-        Ok(self.connect_link(link))
+        let redial = self.resume.as_ref().map(|resume| {
+            let limit = self.config.limits.setup_timeout;
+            Redial::new(Arc::new(connector), &resume.backoff, limit)
+        });
+        Ok(self.connect_link(link, redial))
     }
 
     /// Starts a session on a link that is already there.
-    fn connect_link(self, link: Link) -> Requester {
-        let session = Session::client(now(), self.config, &self.setup, link.limits());
+    fn connect_link(self, link: Link, redial: Option<Redial>) -> Requester {
+        let limits = link.limits();
+        let session = Session::client(now(), self.config, &self.setup, limits);
         let Link { tx, rx, info, .. } = link;
         let span = tracing::info_span!("rsocket", side = "client", transport = info.scheme);
         let shared = Shared::new(session, tx, info, true);
         let requester = Requester::new(Arc::clone(&shared));
         // SETUP leaves now, with whatever request comes first.
         shared.with(|_| ());
-        let driver = Driver::client(shared, rx, self.dispatcher);
+        let driver = Driver::client(shared, rx, limits, self.dispatcher, redial);
         tokio::spawn(tracing::Instrument::instrument(driver, span));
         requester
     }
@@ -176,8 +205,17 @@ impl Client {
                 });
             }
         }
+        if let Some(token) = &setup.resume_token
+            && token.len() > usize::from(u16::MAX)
+        {
+            return Err(Error::TooLong {
+                len: token.len(),
+                limit: u16::MAX.into(),
+            });
+        }
         let limit = crate::frame::MAX_FRAME_LEN;
-        let len = setup.payload.len() + 1024;
+        let len =
+            setup.resume_token.as_ref().map_or(0, bytes::Bytes::len) + setup.payload.len() + 1024;
         if len > limit {
             return Err(Error::TooLong { len, limit });
         }
@@ -192,6 +230,11 @@ impl std::fmt::Debug for Client {
             .field("setup", &self.setup)
             .finish_non_exhaustive()
     }
+}
+
+fn no_entropy(error: std::io::Error) -> Error {
+    let error = TransportError::new(TransportErrorKind::Invalid, error);
+    Error::Closed(error.into())
 }
 
 fn millis(duration: Duration) -> Millis31 {

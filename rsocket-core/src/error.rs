@@ -188,6 +188,24 @@ pub enum CloseReason {
     /// The streams did not end within the drain timeout of `close`.
     #[error("streams did not end within the drain timeout")]
     DrainTimeout,
+    /// The server will not go on with the session, or cannot \[C285].
+    #[error("the server refused to resume the session: {0}")]
+    ResumeRefused(Failure),
+    /// The link was lost, and the session was not resumed within its
+    /// [`session_timeout`](crate::proto::ResumeOptions::session_timeout).
+    #[error("the session was not resumed in time after its link was lost: {cause}")]
+    NotResumed {
+        /// How the link was lost.
+        #[source]
+        cause: Box<Self>,
+    },
+    /// The peer confirms nothing of what it receives, and what is kept to be
+    /// sent again reached [`max_resume_len`](crate::proto::Limits::max_resume_len).
+    #[error("the peer confirms nothing, and max_resume_len, {limit} bytes, is reached")]
+    ResumeLogFull {
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The link failed, or could not be made.
     #[error("the transport failed: {}", describe(.0))]
     Transport(#[source] Arc<TransportError>),

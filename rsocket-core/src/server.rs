@@ -10,8 +10,9 @@ use tracing::Instrument as _;
 
 use crate::{
     Failure, Payload, Requester, Responder,
-    driver::{Accepting, Acceptor, Dispatcher, Driver, Shared, now},
+    driver::{Accepting, Acceptor, Dispatcher, Driver, Sessions, Shared, now},
     proto::{self, Config, Limits, Session},
+    resume::Resume,
     transport::{Handshake, Link, LinkInfo, Listener, TransportError},
 };
 
@@ -111,6 +112,7 @@ impl Setup {
 pub struct Server {
     config: Config,
     max_connections: usize,
+    max_suspended: usize,
 }
 
 impl Server {
@@ -123,6 +125,7 @@ impl Server {
         Self {
             config: Config::default(),
             max_connections: Self::MAX_CONNECTIONS,
+            max_suspended: 0,
         }
     }
 
@@ -145,6 +148,15 @@ impl Server {
     #[must_use]
     pub fn max_connections(mut self, n: usize) -> Self {
         self.max_connections = n.min(Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Lets clients resume their sessions after a link was lost. Without it they
+    /// are refused when they ask for it in SETUP.
+    #[must_use]
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.max_suspended = resume.max_suspended;
+        self.config.resume = Some(resume.options);
         self
     }
 
@@ -224,6 +236,8 @@ struct Connections {
     config: Config,
     listener: Box<dyn Listener>,
     decide: Arc<Decide>,
+    /// What can be resumed, if anything can.
+    sessions: Option<Arc<Sessions>>,
     free: Arc<Semaphore>,
     tasks: JoinSet<()>,
     /// Tells all connections to end.
@@ -249,7 +263,9 @@ impl Connections {
                 Ok(Dispatcher::new(Arc::new(responder)))
             })
         };
+        let resume = server.config.resume.as_ref();
         Self {
+            sessions: resume.map(|_| Sessions::new(server.max_suspended)),
             config: server.config,
             listener: Box::new(listener),
             decide: Arc::new(decide),
@@ -268,68 +284,102 @@ impl Connections {
             return Ok(()); // The semaphore is never closed.
         };
         let handshake = self.listener.accept().await?;
-        let connection = serve_connection(
-            handshake,
-            self.config.clone(),
-            Arc::clone(&self.decide),
-            self.closing.subscribe(),
-            permit,
-        );
+        let connection = Connection {
+            config: self.config.clone(),
+            decide: Arc::clone(&self.decide),
+            sessions: self.sessions.clone(),
+            place: permit,
+        };
+        let connection = connection.serve(handshake, self.closing.subscribe());
         self.tasks
             .spawn(connection.instrument(tracing::info_span!("rsocket", side = "server")));
         Ok(())
     }
 
+    /// Lets all connections end. Sessions that lose their link meanwhile can
+    /// still be resumed, so those links are let in, and nothing else.
     async fn drain(mut self) {
+        let closing = std::mem::take(&mut self.closing);
+        closing.send_replace(true);
+        if self.sessions.is_some() {
+            self.decide = Arc::new(|_, _| {
+                Box::pin(async { Err(Failure::rejected("the server is closing")) })
+            });
+            let mut old = std::mem::take(&mut self.tasks);
+            let all = async { while old.join_next().await.is_some() {} };
+            let mut all = std::pin::pin!(all);
+            loop {
+                tokio::select! {
+                    () = &mut all => break,
+                    accepted = self.accept_one() => if accepted.is_err() {
+                        all.await;
+                        break;
+                    },
+                }
+            }
+        }
         drop(self.listener);
         self.closing.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// One connection, from its handshake to its end.
-async fn serve_connection(
-    handshake: Handshake,
+/// What a new connection gets from its server.
+struct Connection {
     config: Config,
     decide: Arc<Decide>,
-    mut closing: tokio::sync::watch::Receiver<bool>,
-    permit: OwnedSemaphorePermit,
-) {
-    let limit = config.limits.setup_timeout;
-    let link = match tokio::time::timeout(limit, handshake).await {
-        Ok(Ok(link)) => link,
-        Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::debug!(%error, cause, "handshake failed");
-            return;
+    sessions: Option<Arc<Sessions>>,
+    place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// One connection, from its handshake to its end; of a session that can be
+    /// resumed, to the end of that.
+    async fn serve(self, handshake: Handshake, mut closing: tokio::sync::watch::Receiver<bool>) {
+        let limit = self.config.limits.setup_timeout;
+        let link = match tokio::time::timeout(limit, handshake).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::debug!(%error, cause, "handshake failed");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(?limit, "handshake took too long");
+                return;
+            }
+        };
+        let limits = link.limits();
+        let session = Session::server(now(), self.config, limits);
+        let Link { tx, rx, info, .. } = link;
+        tracing::debug!(transport = info.scheme, peer = ?info.peer_addr, "accepted");
+        let shared = Shared::new(session, tx, info, false);
+        let acceptor: Acceptor = {
+            let (shared, decide) = (Arc::clone(&shared), self.decide);
+            Box::new(move |setup| decide(setup, shared))
+        };
+        let driver = Driver::server(
+            Arc::clone(&shared),
+            rx,
+            limits,
+            acceptor,
+            self.place,
+            self.sessions,
+        );
+        let mut driver: Pin<Box<Driver>> = Box::pin(driver);
+        let told_to_close = async {
+            // An error means that the server is gone, and this task with it.
+            let _ = closing.wait_for(|closing| *closing).await.is_ok();
+        };
+        tokio::select! {
+            () = &mut driver => {}
+            () = told_to_close => {
+                shared.close();
+                driver.await;
+            }
         }
-        Err(_) => {
-            tracing::debug!(?limit, "handshake took too long");
-            return;
-        }
-    };
-    let session = Session::server(now(), config, link.limits());
-    let Link { tx, rx, info, .. } = link;
-    tracing::debug!(transport = info.scheme, peer = ?info.peer_addr, "accepted");
-    let shared = Shared::new(session, tx, info, false);
-    let acceptor: Acceptor = {
-        let shared = Arc::clone(&shared);
-        Box::new(move |setup| decide(setup, shared))
-    };
-    let mut driver: Pin<Box<Driver>> = Box::pin(Driver::server(Arc::clone(&shared), rx, acceptor));
-    let told_to_close = async {
-        // An error means that the server is gone, and this task with it.
-        let _ = closing.wait_for(|closing| *closing).await.is_ok();
-    };
-    tokio::select! {
-        () = &mut driver => {}
-        () = told_to_close => {
-            shared.close();
-            driver.await;
+        if let Some(reason) = shared.close_reason() {
+            tracing::debug!(%reason, "connection ended");
         }
     }
-    if let Some(reason) = shared.close_reason() {
-        tracing::debug!(%reason, "connection ended");
-    }
-    drop(permit);
 }

@@ -69,6 +69,7 @@ fn a_client_sends_setup_first_and_need_not_wait_for_an_answer() {
         metadata_mime: "text/plain".to_owned(),
         data_mime: "text/css".to_owned(),
         payload: Payload::new("who").with_metadata("where"),
+        resume_token: None,
     };
     let mut peer = Peer::of_new_client(Config::default(), &setup);
     peer.open(RequestResponse, "ping");

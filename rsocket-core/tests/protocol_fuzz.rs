@@ -122,7 +122,7 @@ impl Torment {
         if self.random.once_in(2) {
             self.session.abort();
         } else {
-            self.session.handle_disconnect(CloseReason::Peer);
+            self.session.handle_disconnect(self.now, CloseReason::Peer);
         }
         // Its last words; a link that fails here would be told of, too.
         while self.session.transmit(|_| Poll::Ready(Ok::<(), ()>(()))) == Ok(Progress::Sent) {}

@@ -11,6 +11,7 @@
 //! the link did not take, and flushes put off so that they cover many frames.
 
 mod dispatch;
+mod resume;
 mod serve;
 mod task;
 
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::{
     dispatch::Dispatcher,
+    resume::{Redial, Sessions},
     serve::Outbound,
     task::{Accepting, Acceptor, Driver},
 };
@@ -51,7 +53,11 @@ pub(crate) struct Shared {
 /// What the lock guards.
 pub(crate) struct Inner {
     pub(crate) session: Session,
-    tx: Box<dyn FrameTx>,
+    /// `None` while a session waits for another link.
+    tx: Option<Box<dyn FrameTx>>,
+    /// The other half of a new link, for the driver; what comes from the old one
+    /// no longer counts.
+    adopted: Option<resume::NewLink>,
     /// By slot: who waits on which stream.
     waiting: Vec<Waiting>,
     /// Tasks that wait for room among the frames of stream 0.
@@ -92,7 +98,8 @@ impl Shared {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 session,
-                tx,
+                tx: Some(tx),
+                adopted: None,
                 waiting: Vec::new(),
                 push_waiters: Vec::new(),
                 driver: Waker::noop().clone(),
@@ -310,6 +317,22 @@ impl Inner {
         &mut self.waiting[slot]
     }
 
+    /// Sends over `tx` from now on.
+    fn attach(&mut self, tx: Box<dyn FrameTx>) {
+        self.detach();
+        self.tx = Some(tx);
+    }
+
+    /// Forgets the link, and all that was known of it.
+    fn detach(&mut self) {
+        self.tx = None;
+        self.unflushed = 0;
+        self.blocked = false;
+        self.lost = None;
+        self.flush_wanted = false;
+        self.flush_pending = false;
+    }
+
     /// Moves frames from the session to the link until one of them has no more.
     #[inline]
     fn pump(&mut self) {
@@ -318,7 +341,9 @@ impl Inner {
         }
         let mut cx = Context::from_waker(&self.driver);
         loop {
-            let tx = &mut self.tx;
+            let Some(tx) = &mut self.tx else {
+                return;
+            };
             match self.session.transmit(|frame| tx.poll_send(&mut cx, frame)) {
                 Ok(Progress::Sent) => self.unflushed += 1,
                 Ok(Progress::Idle) => return,
@@ -357,8 +382,11 @@ impl Inner {
             return;
         }
         self.unflushed = 0;
+        let Some(tx) = &mut self.tx else {
+            return;
+        };
         let mut cx = Context::from_waker(&self.driver);
-        let flushed = self.tx.poll_flush(&mut cx);
+        let flushed = tx.poll_flush(&mut cx);
         self.flush_pending = flushed.is_pending();
         if let Poll::Ready(Err(error)) = flushed {
             self.lost = Some(error.into());
@@ -368,7 +396,7 @@ impl Inner {
     /// The driver, if it has something to do that it does not know of.
     fn driver_to_wake(&mut self) -> Option<Waker> {
         let has_news = self.session.has_events() && self.session.wants_work();
-        let wanted = self.flush_wanted || self.lost.is_some() || has_news;
+        let wanted = self.flush_wanted || self.lost.is_some() || has_news || self.adopted.is_some();
         if !wanted || self.driver_called {
             return None;
         }

@@ -11,18 +11,20 @@ use std::{
 };
 
 use super::{
-    Dispatcher, Inner, Shared,
+    Dispatcher, Inner, Redial, Sessions, Shared,
     dispatch::{Answer, InPlace},
     now,
+    resume::{NewLink, Reserved},
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
 };
 use crate::{
     Failure, PayloadStream,
     error::CloseReason,
-    frame::Interaction,
-    proto::{Event, Setup, StreamKey},
-    transport::{FrameRx, InFrame, Received},
+    frame::{ErrorCode, Interaction},
+    proto::{Event, ResumeRequest, Setup, StreamKey},
+    transport::{FrameRx, InFrame, Limits as LinkLimits, Received},
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Decides about a SETUP: the responder for this client, or why not.
 pub(crate) type Acceptor = Box<dyn FnOnce(Setup) -> Accepting + Send>;
@@ -31,7 +33,13 @@ pub(crate) type Accepting = Pin<Box<dyn Future<Output = Result<Dispatcher, Failu
 /// The future that a connection lives in. It ends when the connection does.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
-    rx: Box<dyn FrameRx>,
+    /// `None` while a session waits for another link.
+    rx: Option<Box<dyn FrameRx>>,
+    /// What the link takes and gives.
+    limits: LinkLimits,
+    back: WayBack,
+    /// A place among the server's connections, while there is a link.
+    place: Option<OwnedSemaphorePermit>,
     /// Serves requests: a client from the start, a server once it accepted.
     dispatcher: Option<Dispatcher>,
     acceptor: Option<Acceptor>,
@@ -55,11 +63,31 @@ pub(crate) struct Driver {
     wants_input: bool,
     wants_flush: bool,
     deadline: Option<Instant>,
+    needs_link: bool,
     /// The receiving half has nothing more to give.
     link_ended: bool,
     /// A flush was asked for and waits for one more turn.
     flush_yielded: bool,
     ending: Option<Ending>,
+}
+
+/// What a session that lost its link does about it.
+enum WayBack {
+    /// It ends.
+    None,
+    /// A client's: connects again.
+    Redial {
+        redial: Redial,
+        /// As the session counted them when it last lost its link.
+        resumptions: u64,
+    },
+    /// A server's: waits to be asked for.
+    Await {
+        sessions: Arc<Sessions>,
+        reserved: Option<Reserved>,
+        /// Its place among the sessions without a link.
+        suspended: Option<OwnedSemaphorePermit>,
+    },
 }
 
 /// The last steps of a connection.
@@ -94,26 +122,52 @@ impl Driver {
     pub(crate) fn client(
         shared: Arc<Shared>,
         rx: Box<dyn FrameRx>,
+        limits: LinkLimits,
         dispatcher: Dispatcher,
+        redial: Option<Redial>,
     ) -> Self {
-        Self::new(shared, rx, Some(dispatcher), None)
+        let mut driver = Self::new(shared, rx, limits);
+        driver.dispatcher = Some(dispatcher);
+        if let Some(redial) = redial {
+            driver.back = WayBack::Redial {
+                redial,
+                resumptions: 0,
+            };
+        }
+        driver
     }
 
-    pub(crate) fn server(shared: Arc<Shared>, rx: Box<dyn FrameRx>, acceptor: Acceptor) -> Self {
-        Self::new(shared, rx, None, Some(acceptor))
-    }
-
-    fn new(
+    pub(crate) fn server(
         shared: Arc<Shared>,
         rx: Box<dyn FrameRx>,
-        dispatcher: Option<Dispatcher>,
-        acceptor: Option<Acceptor>,
+        limits: LinkLimits,
+        acceptor: Acceptor,
+        place: OwnedSemaphorePermit,
+        sessions: Option<Arc<Sessions>>,
     ) -> Self {
+        let mut driver = Self::new(shared, rx, limits);
+        driver.acceptor = Some(acceptor);
+        driver.place = Some(place);
+        if let Some(sessions) = sessions {
+            driver.back = WayBack::Await {
+                sessions,
+                reserved: None,
+                suspended: None,
+            };
+        }
+        driver
+    }
+
+    fn new(shared: Arc<Shared>, rx: Box<dyn FrameRx>, limits: LinkLimits) -> Self {
         Self {
             shared,
-            rx,
-            dispatcher,
-            acceptor,
+            rx: Some(rx),
+            limits,
+            back: WayBack::None,
+            place: None,
+            needs_link: false,
+            dispatcher: None,
+            acceptor: None,
             accepting: None,
             events: VecDeque::new(),
             answers: Vec::new(),
@@ -141,6 +195,14 @@ impl Driver {
             inner.driver = cx.waker().clone();
             self.timer_knows_us = false;
         }
+        if let Some(NewLink { rx, place }) = inner.adopted.take() {
+            self.rx = Some(rx);
+            self.place = place;
+            self.link_ended = false;
+            if let WayBack::Await { suspended, .. } = &mut self.back {
+                *suspended = None;
+            }
+        }
         let is_due = self.armed.is_some_and(|deadline| now >= deadline);
         if is_due {
             self.armed = None;
@@ -151,7 +213,7 @@ impl Driver {
             inner.pump();
         }
         if let Some(reason) = inner.lost.clone() {
-            inner.session.handle_disconnect(reason);
+            inner.session.handle_disconnect(now, reason);
         }
         self.collect(&mut inner);
     }
@@ -159,6 +221,10 @@ impl Driver {
     /// Takes from the session what is to be done without the lock.
     #[inline]
     fn collect(&mut self, inner: &mut Inner) {
+        self.needs_link = inner.session.needs_link();
+        if self.needs_link && self.rx.is_some() {
+            self.part_with_link(inner);
+        }
         inner.drain_wakes(|waker| self.wakes.push(waker));
         // Without room for answers requests wait where they are counted. Reading
         // goes on: two sides that load each other would otherwise each wait for
@@ -175,15 +241,18 @@ impl Driver {
 
     /// Reads once from the link and gives what came to the session.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Reading {
-        if !self.wants_input {
+        let Some(rx) = self.rx.as_mut().filter(|_| self.wants_input) else {
             return Reading::Waits;
-        }
+        };
         let shared = Arc::clone(&self.shared);
         let mut guard = None;
         let mut left = Self::BATCH_LEN;
         let mut sink = |frame: InFrame<'_>| {
             // The lock is taken when something came, not while looking for it.
             let inner = guard.get_or_insert_with(|| shared.lock());
+            if inner.adopted.is_some() {
+                return ControlFlow::Break(()); // From a link that was replaced.
+            }
             inner.session.handle_frame(now, &frame);
             left -= 1;
             if left == 0 || !inner.session.wants_input() {
@@ -192,7 +261,7 @@ impl Driver {
                 ControlFlow::Continue(())
             }
         };
-        let received = self.rx.poll_recv(cx, &mut sink);
+        let received = rx.poll_recv(cx, &mut sink);
         let (reading, gone) = match received {
             Poll::Pending => (Reading::Waits, None),
             Poll::Ready(Ok(Received::Frames)) => (Reading::More, None),
@@ -203,9 +272,11 @@ impl Driver {
             return reading;
         }
         let mut inner = guard.unwrap_or_else(|| shared.lock());
-        if let Some(reason) = gone {
+        if let Some(reason) = gone
+            && inner.adopted.is_none()
+        {
             self.link_ended = true;
-            inner.session.handle_disconnect(reason);
+            inner.session.handle_disconnect(now, reason);
         }
         // REQUEST_N and answers to KEEPALIVE; flushed with what follows.
         inner.pump();
@@ -219,11 +290,8 @@ impl Driver {
             && let Some(event) = self.events.pop_front()
         {
             match event {
-                Event::Setup(setup) => {
-                    if let Some(acceptor) = self.acceptor.take() {
-                        self.accepting = Some(acceptor(setup));
-                    }
-                }
+                Event::Setup(setup) => self.on_setup(setup),
+                Event::Resume(request) => self.hand_over(&request),
                 Event::Request {
                     key,
                     interaction,
@@ -242,6 +310,9 @@ impl Driver {
                     one_way(handled, done);
                 }
                 Event::Closed(reason) => {
+                    if let WayBack::Await { reserved, .. } = &mut self.back {
+                        *reserved = None; // There is nothing left to resume.
+                    }
                     self.ending.get_or_insert(Ending {
                         reason,
                         tx_closed: false,
@@ -324,6 +395,133 @@ impl Driver {
         }
         self.room = inner.session.wants_work();
         self.wants_flush = inner.wants_flush();
+    }
+
+    fn on_setup(&mut self, setup: Setup) {
+        if let (
+            Some(token),
+            WayBack::Await {
+                sessions, reserved, ..
+            },
+        ) = (&setup.resume_token, &mut self.back)
+        {
+            *reserved = sessions.reserve(token.clone(), &self.shared);
+            if reserved.is_none() {
+                let failure = Failure::from_wire(
+                    ErrorCode::REJECTED_SETUP,
+                    "the resume token is in use".to_owned(),
+                );
+                self.shared.with(|inner| inner.session.refuse(&failure));
+                return;
+            }
+        }
+        if let Some(acceptor) = self.acceptor.take() {
+            self.accepting = Some(acceptor(setup));
+        }
+    }
+
+    /// Gives the link to the session that was asked for.
+    fn hand_over(&mut self, request: &ResumeRequest) {
+        let found = match &self.back {
+            WayBack::Await { sessions, .. } => sessions.find(&request.token),
+            WayBack::None | WayBack::Redial { .. } => None,
+        };
+        let mut failure = Failure::from_wire(
+            ErrorCode::REJECTED_RESUME,
+            "there is no such session".to_owned(), // [C291]
+        );
+        if let Some(session) = found
+            && let Some(rx) = self.rx.take()
+            && let Some(tx) = self.shared.with(|inner| inner.tx.take())
+        {
+            let place = self.place.take();
+            match session.adopt(tx, NewLink { rx, place }, request, self.limits) {
+                Ok(()) => {
+                    self.shared.with(|inner| inner.session.hand_over());
+                    self.ending = Some(Ending {
+                        reason: CloseReason::Local,
+                        tx_closed: true,
+                        until: now(),
+                    });
+                    return;
+                }
+                Err(kept) => {
+                    let (tx, new, why) = *kept;
+                    self.shared.with(|inner| inner.attach(tx));
+                    self.rx = Some(new.rx);
+                    self.place = new.place;
+                    failure = why;
+                }
+            }
+        }
+        self.shared.with(|inner| inner.session.refuse(&failure));
+    }
+
+    /// The link is gone and the session stays.
+    fn part_with_link(&mut self, inner: &mut Inner) {
+        self.rx = None;
+        self.link_ended = false;
+        self.place = None;
+        inner.detach();
+        match &mut self.back {
+            WayBack::Redial {
+                redial,
+                resumptions,
+            } => {
+                let now = inner.session.stats().resumptions;
+                if std::mem::replace(resumptions, now) != now {
+                    redial.reset();
+                }
+            }
+            WayBack::Await {
+                sessions,
+                suspended,
+                ..
+            } => {
+                *suspended = sessions.suspend();
+                if suspended.is_none() {
+                    tracing::warn!("max_suspended sessions wait for their clients, ending one");
+                    self.give_up(inner);
+                }
+            }
+            WayBack::None => self.give_up(inner),
+        }
+    }
+
+    /// There will be no other link.
+    fn give_up(&mut self, inner: &mut Inner) {
+        let cause = inner.session.lost_for().cloned();
+        let cause = Box::new(cause.unwrap_or(CloseReason::Local));
+        inner.session.end(CloseReason::NotResumed { cause });
+        self.needs_link = false;
+    }
+
+    /// Looks for another link.
+    fn redial(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let WayBack::Redial { redial, .. } = &mut self.back else {
+            return;
+        };
+        let Poll::Ready(link) = redial.poll(cx) else {
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.lock();
+        match link {
+            Some(link) => {
+                let limits = link.limits();
+                let (tx, rx) = link.split();
+                inner.attach(tx);
+                self.rx = Some(rx);
+                inner.session.resume(now, limits);
+                inner.pump();
+                inner.flush();
+            }
+            None => self.give_up(&mut inner),
+        }
+        self.collect(&mut inner);
+        drop(inner);
+        // What came of it has its turn.
+        cx.waker().wake_by_ref();
     }
 
     fn wake_all(&mut self) {
@@ -410,13 +608,17 @@ impl Driver {
                     if inner.blocked {
                         return Poll::Pending;
                     }
-                    // An error changes nothing: it is over either way.
-                    let _ = ready!(inner.tx.poll_close(cx));
+                    if let Some(tx) = &mut inner.tx {
+                        // An error changes nothing: it is over either way.
+                        let _ = ready!(tx.poll_close(cx));
+                    }
                 }
                 ending.tx_closed = true;
             }
             let mut discard = |_: InFrame<'_>| ControlFlow::Continue(());
-            while let Ok(Received::Frames) = ready!(self.rx.poll_recv(cx, &mut discard)) {}
+            if let Some(rx) = &mut self.rx {
+                while let Ok(Received::Frames) = ready!(rx.poll_recv(cx, &mut discard)) {}
+            }
         }
         self.shared.tell_closed(&ending.reason);
         Poll::Ready(())
@@ -452,6 +654,9 @@ impl Future for Driver {
             cx.waker().wake_by_ref();
         }
         this.flush(cx, produced);
+        if this.needs_link && this.ending.is_none() {
+            this.redial(cx, now);
+        }
         if this.ending.is_some() && this.poll_end(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -465,7 +670,7 @@ impl Drop for Driver {
     /// what will never come.
     fn drop(&mut self) {
         self.shared.with(|inner| {
-            inner.session.handle_disconnect(CloseReason::Local);
+            inner.session.end(CloseReason::Local);
             inner.lost.get_or_insert(CloseReason::Local);
         });
         let reason = self.shared.lock().session.close_reason().cloned();

@@ -157,6 +157,12 @@ impl fmt::Display for Position {
 pub struct Millis31(NonZeroU32);
 
 impl Millis31 {
+    /// 2^31-1 ms, nearly 25 days.
+    pub const MAX: Self = match Self::new(MAX_31) {
+        Some(max) => max,
+        None => unreachable!(),
+    };
+
     /// Returns `None` for 0 and for values above 2^31-1.
     #[inline]
     pub const fn new(millis: u32) -> Option<Self> {

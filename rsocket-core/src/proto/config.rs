@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ResumeOptions;
 use crate::frame::MAX_FRAME_LEN;
 
 /// What a session allows and how it behaves. Both sides have one.
@@ -17,6 +18,10 @@ pub struct Config {
     /// How long a graceful close waits for streams to end. 30 s: longer than
     /// nearly all requests, shorter than what shuts processes down by force.
     pub drain_timeout: Duration,
+    /// Whether and how the session outlives a lost link. A server without it
+    /// refuses resumption; a client needs a token in
+    /// [`SetupOptions`](super::SetupOptions) as well.
+    pub resume: Option<ResumeOptions>,
 }
 
 impl Config {
@@ -30,6 +35,7 @@ impl Default for Config {
             fragment_len: None,
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(30),
+            resume: None,
         }
     }
 }
@@ -68,9 +74,15 @@ pub struct Limits {
     /// connection. Default 1,024. Beyond it they are dropped, which the
     /// protocol allows, and counted \[C165].
     pub max_one_way: usize,
-    /// How long a server waits for SETUP, its acceptor included \[C182].
-    /// Default 10 s.
+    /// How long a server waits for SETUP, its acceptor included \[C182], and a
+    /// client for the answer to RESUME. Default 10 s.
     pub setup_timeout: Duration,
+    /// Bytes of frames that a resumable session keeps until the peer has
+    /// confirmed them. Default 8 MiB: what a fast link carries in some
+    /// milliseconds, which is how often peers confirm. When it is full, nothing
+    /// new is sent until they do, and a peer that never confirms loses the
+    /// session: [`CloseReason::ResumeLogFull`](crate::CloseReason::ResumeLogFull).
+    pub max_resume_len: usize,
 }
 
 impl Default for Limits {
@@ -84,6 +96,7 @@ impl Default for Limits {
             max_queued_len: 8 << 20,
             max_one_way: 1_024,
             setup_timeout: Duration::from_secs(10),
+            max_resume_len: 8 << 20,
         }
     }
 }

@@ -56,6 +56,14 @@ impl Keepalive {
         self.last_heard = now;
     }
 
+    /// Starts anew on another link.
+    pub fn restart(&mut self, now: Instant) {
+        self.last_heard = now;
+        if let Some(interval) = self.interval {
+            self.next_send = now + interval;
+        }
+    }
+
     /// The max lifetime agreed.
     pub fn max_lifetime(&self) -> Millis31 {
         self.max_lifetime

@@ -25,6 +25,7 @@
 mod config;
 mod fragment;
 mod keepalive;
+mod resume;
 mod session;
 mod setup;
 mod stats;
@@ -35,6 +36,7 @@ pub use self::stats::Books;
 pub use self::{
     config::{Config, Limits},
     keepalive::{Action, Keepalive},
+    resume::{ResumeOptions, ResumeRequest},
     session::{Event, Progress, Session},
     setup::{Setup, SetupOptions, Side},
     stats::Stats,

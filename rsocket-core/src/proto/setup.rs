@@ -37,6 +37,10 @@ pub struct SetupOptions {
     pub data_mime: String,
     /// The application's own payload.
     pub payload: Payload,
+    /// Makes the session resumable, under this name: 1 ..= 65,535 bytes that
+    /// nobody can guess and that no other session ever had \[C302]; printable
+    /// ASCII for all peers to cope \[C303]. Default `None`.
+    pub resume_token: Option<Bytes>,
 }
 
 impl Default for SetupOptions {
@@ -50,6 +54,7 @@ impl Default for SetupOptions {
             metadata_mime: "application/octet-stream".to_owned(),
             data_mime: "application/octet-stream".to_owned(),
             payload: Payload::default(),
+            resume_token: None,
         }
     }
 }
@@ -68,7 +73,7 @@ impl SetupOptions {
             minor: frame::VERSION.1,
             keepalive: self.keepalive_interval,
             max_lifetime: self.max_lifetime,
-            resume_token: None,
+            resume_token: self.resume_token.as_deref(),
             lease: false,
             metadata_mime: self.metadata_mime.as_bytes(),
             data_mime: self.data_mime.as_bytes(),
@@ -95,6 +100,8 @@ pub struct Setup {
     pub data_mime: String,
     /// The client application's own payload: an authentication token, a route.
     pub payload: Payload,
+    /// The name under which the client will ask to go on with this session.
+    pub resume_token: Option<Bytes>,
 }
 
 impl Setup {
@@ -105,6 +112,7 @@ impl Setup {
             metadata_mime: String::from_utf8_lossy(setup.metadata_mime).into_owned(),
             data_mime: String::from_utf8_lossy(setup.data_mime).into_owned(),
             payload: keep(&setup.payload, whole),
+            resume_token: setup.resume_token.map(Bytes::copy_from_slice),
         }
     }
 }

@@ -18,6 +18,12 @@ pub struct Stats {
     pub one_way_dropped: u64,
     /// Streams ended because the peer broke a rule on them.
     pub streams_misbehaved: u64,
+    /// How often the session went on over a new link.
+    pub resumptions: u64,
+    /// Frames sent again after that, also counted in `frames_sent`.
+    pub frames_resent: u64,
+    /// Bytes of frames kept until the peer confirms them.
+    pub resume_len: usize,
     /// Streams of either side that are open now.
     pub streams_open: usize,
 }

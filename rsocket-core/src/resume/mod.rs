@@ -8,9 +8,13 @@
 //! them.
 
 mod memory;
+mod options;
 mod store;
 
+#[cfg(feature = "tokio")]
+pub(crate) use self::options::random_token;
 pub use self::{
     memory::MemoryStore,
+    options::Resume,
     store::{Batch, Key, Op, ResumeStore, StoreError},
 };

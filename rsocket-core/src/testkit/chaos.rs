@@ -9,7 +9,7 @@ use std::{
     ops::{ControlFlow, RangeInclusive},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -39,12 +39,14 @@ use crate::transport::{
 pub struct Chaos {
     hesitation: Option<usize>,
     cut_after: Option<RangeInclusive<usize>>,
+    losing: usize,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     seed: u64,
     links: AtomicU64,
+    spared: AtomicBool,
     alive: Mutex<Vec<Weak<Fate>>>,
 }
 
@@ -54,9 +56,11 @@ impl Chaos {
         Self {
             hesitation: None,
             cut_after: None,
+            losing: 0,
             shared: Arc::new(Shared {
                 seed,
                 links: AtomicU64::new(0),
+                spared: AtomicBool::new(false),
                 alive: Mutex::default(),
             }),
         }
@@ -85,6 +89,15 @@ impl Chaos {
         self
     }
 
+    /// Loses what this end sends among the last frames before a cut, up to `n`
+    /// of them: they were taken and never arrive, as with a real link. Only for
+    /// links that are cut some time, by number or by [`cut_all`](Self::cut_all).
+    #[must_use]
+    pub fn losing(mut self, n: usize) -> Self {
+        self.losing = n;
+        self
+    }
+
     /// Cuts all links there are. Links that are made later are not concerned.
     ///
     /// Both halves of this end fail with
@@ -98,14 +111,23 @@ impl Chaos {
         }
     }
 
+    /// Cuts all links there are, and none of those to come; nor do they lose
+    /// anything.
+    pub fn spare(&self) {
+        self.cut_all();
+        self.shared.spared.store(true, Ordering::Relaxed);
+    }
+
     /// Wraps one end of a link.
     pub fn wrap(&self, link: Link) -> Link {
         let number = self.shared.links.fetch_add(1, Ordering::Relaxed);
         let mut random = Random::new(self.shared.seed ^ number.rotate_left(32));
         let frames_left = self.cut_after.clone().map(|frames| random.within(frames));
         let fate = Arc::new(Fate {
+            shared: Arc::clone(&self.shared),
             state: Mutex::new(State {
                 frames_left,
+                losing: random.within(0..=self.losing),
                 is_cut: frames_left == Some(0),
                 wakers: [None, None],
             }),
@@ -123,6 +145,7 @@ impl Chaos {
             inner: Some(link.tx),
             fate: Arc::clone(&fate),
             whim: whim(),
+            has_lost: false,
         };
         let rx = Rx {
             inner: Some(link.rx),
@@ -160,6 +183,7 @@ impl fmt::Debug for Chaos {
             .field("seed", &self.shared.seed)
             .field("hesitation", &self.hesitation)
             .field("cut_after", &self.cut_after)
+            .field("losing", &self.losing)
             .finish_non_exhaustive()
     }
 }
@@ -200,11 +224,14 @@ impl<L: Listener> Listener for ChaosListener<L> {
 
 /// What both halves of a wrapped link share.
 struct Fate {
+    shared: Arc<Shared>,
     state: Mutex<State>,
 }
 
 struct State {
     frames_left: Option<usize>,
+    /// With so many frames left, what is sent is lost.
+    losing: usize,
     is_cut: bool,
     /// Who polled each half last.
     wakers: [Option<Waker>; 2],
@@ -218,6 +245,9 @@ enum Half {
 
 impl Fate {
     fn cut(&self) {
+        if self.shared.spared.load(Ordering::Relaxed) {
+            return;
+        }
         let mut state = lock(&self.state);
         state.is_cut = true;
         let wakers = mem::take(&mut state.wakers);
@@ -244,6 +274,13 @@ impl Fate {
         drop(state);
         drop(stale);
         Ok(())
+    }
+
+    /// Whether a frame that is sent now is lost.
+    fn loses(&self) -> bool {
+        let state = lock(&self.state);
+        let is_near = state.frames_left.is_some_and(|left| left <= state.losing);
+        is_near && !self.shared.spared.load(Ordering::Relaxed)
     }
 
     fn count(&self, frames: usize) {
@@ -292,6 +329,8 @@ struct Tx {
     inner: Option<Box<dyn FrameTx>>,
     fate: Arc<Fate>,
     whim: Whim,
+    /// A frame was taken and thrown away.
+    has_lost: bool,
 }
 
 impl Tx {
@@ -325,7 +364,12 @@ impl FrameTx for Tx {
         cx: &mut Context<'_>,
         frame: &OutFrame<'_>,
     ) -> Poll<Result<(), TransportError>> {
-        let sent = self.poll(cx, |inner, cx| inner.poll_send(cx, frame));
+        let loses = self.fate.loses();
+        self.has_lost |= loses;
+        let sent = self.poll(cx, |inner, cx| match loses {
+            true => Poll::Ready(Ok(())),
+            false => inner.poll_send(cx, frame),
+        });
         if matches!(sent, Poll::Ready(Ok(()))) {
             self.fate.count(1);
         }
@@ -333,6 +377,11 @@ impl FrameTx for Tx {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        if self.has_lost {
+            // Both sides would wait for what was lost, and never come to the
+            // frame at which the link is cut.
+            self.fate.cut();
+        }
         self.poll(cx, |inner, cx| inner.poll_flush(cx))
     }
 

@@ -52,8 +52,9 @@ use tokio::{
 
 use super::{Chaos, Random, seeds};
 use crate::{
-    Client, CloseReason, Demand, DemandPolicy, Error, Failure, Payload, PayloadStream, Requester,
-    Responder, Server,
+    Backoff, Client, CloseReason, Demand, DemandPolicy, Error, Failure, Payload, PayloadStream,
+    Requester, Responder, Server,
+    resume::Resume,
     transport::{Connector, Listener, TransportError},
 };
 
@@ -63,6 +64,9 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Allows the scenario that takes long.
 const SLOW: &str = "RSOCKET_TEST_SLOW";
+
+/// The longest wait before a lost link is made again.
+const SOON: Duration = Duration::from_millis(5);
 
 /// Requests in flight at once where a scenario has more of them.
 const AT_ONCE: usize = 256;
@@ -82,6 +86,21 @@ pub enum Variant {
     Threads,
     /// The links of both sides hesitate at random: see [`Chaos`].
     Hesitant,
+    /// Sessions are resumed: links are cut at random, after some frames and
+    /// after 10 to 1000 ms.
+    Resumed,
+    /// [`Fragmented`](Self::Fragmented) and [`Resumed`](Self::Resumed).
+    ResumedFragmented,
+}
+
+impl Variant {
+    fn is_fragmented(self) -> bool {
+        matches!(self, Self::Fragmented | Self::ResumedFragmented)
+    }
+
+    fn is_resumed(self) -> bool {
+        matches!(self, Self::Resumed | Self::ResumedFragmented)
+    }
 }
 
 /// A client, connected to a server that answers as the scenarios expect.
@@ -92,6 +111,35 @@ pub struct Peers {
     seen: mpsc::Receiver<Seen>,
     /// Payloads that the server's streams were asked for.
     produced: Arc<AtomicUsize>,
+    /// Cuts links from time to time.
+    cutter: Option<Cutter>,
+}
+
+/// Cuts links every 10 to 1000 ms, until it is dropped.
+#[derive(Debug)]
+struct Cutter {
+    task: JoinHandle<()>,
+    chaos: Chaos,
+}
+
+impl Cutter {
+    fn start(chaos: Chaos, mut random: Random) -> Self {
+        let cut = chaos.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let millis = random.within(10..=1000);
+                tokio::time::sleep(Duration::from_millis(millis as u64)).await;
+                cut.cut_all();
+            }
+        });
+        Self { task, chaos }
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -121,6 +169,12 @@ where
             scenario(&mut peers).await;
 
             let stats = peers.client.stats();
+            if variant.is_resumed() {
+                println!(
+                    "{} cuts survived, {} frames sent again",
+                    stats.resumptions, stats.frames_resent
+                );
+            }
             assert_eq!(stats.streams_open, 0, "streams that nobody ended");
             let reason = peers.client.close().await;
             assert!(matches!(reason, CloseReason::Local), "closed by: {reason}");
@@ -151,20 +205,28 @@ async fn connect(
     let (mut client, mut server) = (Client::new(), Server::new());
     let (mut connector, mut listener): (Box<dyn Connector>, Box<dyn Listener>) =
         (Box::new(connector), Box::new(listener));
-    match variant {
-        Variant::Plain | Variant::Threads => println!("{variant:?}, seed {seed}"),
-        Variant::Fragmented => {
-            let (ours, theirs) = (random.within(256..=512), random.within(256..=512));
-            println!("fragments of {ours} from the client, {theirs} from the server, seed {seed}");
-            client = client.fragment(ours);
-            server = server.fragment(theirs);
-        }
-        Variant::Hesitant => {
-            println!("{variant:?}, seed {seed}");
-            let chaos = Chaos::new(seed).hesitating_once_in(4);
-            connector = Box::new(chaos.connector(connector));
-            listener = Box::new(chaos.listener(listener));
-        }
+    println!("{variant:?}, seed {seed}");
+    if variant.is_fragmented() {
+        let (ours, theirs) = (random.within(256..=512), random.within(256..=512));
+        println!("fragments of {ours} from the client, {theirs} from the server");
+        client = client.fragment(ours);
+        server = server.fragment(theirs);
+    }
+    if variant == Variant::Hesitant {
+        let chaos = Chaos::new(seed).hesitating_once_in(4);
+        connector = Box::new(chaos.connector(connector));
+        listener = Box::new(chaos.listener(listener));
+    }
+    let mut cutter = None;
+    if variant.is_resumed() {
+        // A link that is cut before it carries anything new would be no cut of a
+        // session, so some frames pass.
+        let chaos = Chaos::new(seed).cut_after(8..=400).losing(20);
+        connector = Box::new(chaos.connector(connector));
+        listener = Box::new(chaos.listener(listener));
+        client = client.resume(Resume::new().backoff(Backoff::new(SOON, SOON)));
+        server = server.resume(Resume::new());
+        cutter = Some(Cutter::start(chaos, Random::new(seed)));
     }
 
     let (see, seen) = mpsc::channel(64);
@@ -179,6 +241,7 @@ async fn connect(
         client,
         seen,
         produced,
+        cutter,
     };
     (peers, server)
 }
@@ -298,7 +361,10 @@ macro_rules! transport_contract {
         $(#[$attribute])* async fn pair() -> $pair $body
 
         $crate::transport_contract! { @variants pair,
-            [plain Plain, fragmented Fragmented, threads Threads, hesitant Hesitant]
+            [
+                plain Plain, fragmented Fragmented, threads Threads, hesitant Hesitant,
+                resumed Resumed, resumed_fragmented ResumedFragmented
+            ]
             [
                 ten_fire_and_forgets
                 ten_large_fire_and_forgets
@@ -370,6 +436,7 @@ pub async fn ten_large_metadata_pushes(peers: &mut Peers) {
 }
 
 async fn metadata_push(peers: &mut Peers, lengths: std::ops::RangeInclusive<usize>) {
+    peers.stop_cutting().await;
     let mut random = Random::new(10);
     let pushes: Vec<Bytes> = (0..10)
         .map(|_| {
@@ -561,6 +628,15 @@ async fn expect_answer(answers: &mut PayloadStream, n: usize) {
 }
 
 impl Peers {
+    /// From here on links hold: what follows may be lost with one \[C304].
+    async fn stop_cutting(&mut self) {
+        if let Some(cutter) = self.cutter.take() {
+            cutter.chaos.spare();
+            let answer = self.client.request_response("are we through?").await;
+            answer.expect("the session goes on");
+        }
+    }
+
     /// The server's streams were asked for `count` payloads, or one ahead, even
     /// when the server had time for more: it has answered something since.
     async fn expect_produced(&self, count: usize) {

@@ -197,7 +197,7 @@ impl Peer {
 
     /// The link breaks.
     pub fn hang_up(&mut self) {
-        self.session.handle_disconnect(CloseReason::Peer);
+        self.session.handle_disconnect(self.now, CloseReason::Peer);
     }
 
     /// Lets time pass, and the session act on it.
@@ -228,6 +228,7 @@ impl Peer {
         std::iter::from_fn(|| self.event())
             .map(|event| match event {
                 Event::Setup(_) => "Setup".to_owned(),
+                Event::Resume(_) => "Resume".to_owned(),
                 Event::Request {
                     key,
                     interaction,

@@ -506,13 +506,13 @@ impl World {
                 }
                 Arrival::Nothing(_) => break,
                 Arrival::End => {
-                    end.session.handle_disconnect(CloseReason::Peer);
+                    end.session.handle_disconnect(self.now, CloseReason::Peer);
                     busy = true;
                 }
                 Arrival::Lost => {
                     let error = TransportError::new(TransportErrorKind::Lost, "cut");
                     let reason = CloseReason::Transport(Arc::new(error));
-                    end.session.handle_disconnect(reason);
+                    end.session.handle_disconnect(self.now, reason);
                     busy = true;
                 }
             }
@@ -579,6 +579,7 @@ impl World {
         };
         match event {
             Event::Setup(_) => end.deciding = true,
+            Event::Resume(_) => panic!("nothing is resumed here"),
             Event::Request {
                 key,
                 interaction,
@@ -1026,6 +1027,7 @@ impl End {
             fragment_len,
             limits: limits.clone(),
             drain_timeout: Duration::from_secs(3_600),
+            resume: None,
         };
         let millis = |n| Millis31::new(n).expect("some milliseconds");
         let setup = SetupOptions {

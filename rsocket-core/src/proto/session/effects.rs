@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{Event, Stats};
-use crate::frame::{ErrorCode, StreamId};
+use crate::{
+    frame::{ErrorCode, Head, StreamId},
+    transport::{OutFrame, Part},
+};
 
 /// What handling a frame leaves to be done outside of the streams.
 #[derive(Debug, Default)]
@@ -15,7 +18,7 @@ pub(in crate::proto) struct Effects {
     /// Frames of stream 0: they go before all others \[C254].
     pub(super) control: VecDeque<Control>,
     /// Answers to requests that never became streams.
-    pub(super) answers: VecDeque<(StreamId, ErrorCode, Bytes)>,
+    pub(super) answers: VecDeque<Answer>,
     /// What waits because of the peer's frames, in bytes.
     pub(super) owed: usize,
     /// METADATA_PUSH frames of our own that wait, in bytes.
@@ -31,6 +34,22 @@ pub(super) struct Control {
     pub(super) cause: Cause,
 }
 
+/// ERROR for a request that never became a stream.
+#[derive(Debug)]
+pub(super) struct Answer {
+    id: StreamId,
+    code: ErrorCode,
+    pub(super) message: Bytes,
+}
+
+impl Answer {
+    pub(super) fn send<R>(&self, send: impl FnOnce(&OutFrame<'_>) -> R) -> R {
+        let head = Head::error(Some(self.id), self.code);
+        let message = Part::shared(&self.message, &self.message);
+        send(&OutFrame::new(head.as_slice(), Part::EMPTY, message))
+    }
+}
+
 /// Whose doing a frame of stream 0 is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
@@ -41,6 +60,8 @@ pub(super) enum Cause {
     Push,
     /// Our KEEPALIVE: one at a time.
     Keepalive,
+    /// What we have received, for the peer to forget it: one at a time.
+    Confirm,
     /// SETUP, or the last words.
     Once,
 }
@@ -53,9 +74,19 @@ impl Effects {
         match cause {
             Cause::Peer => self.owed += frame.len() + Self::COST,
             Cause::Push => self.pushed += frame.len() + Self::COST,
-            Cause::Keepalive | Cause::Once => {}
+            Cause::Keepalive | Cause::Confirm | Cause::Once => {}
         }
         self.control.push_back(Control { frame, cause });
+    }
+
+    /// As [`control`](Self::control), unless one of the same cause waits: then
+    /// it takes its place, so that they do not pile up on a link that takes
+    /// nothing.
+    pub(super) fn control_once(&mut self, cause: Cause, frame: Bytes) {
+        match self.control.iter_mut().find(|waits| waits.cause == cause) {
+            Some(waits) => waits.frame = frame,
+            None => self.control(cause, frame),
+        }
     }
 
     pub(in crate::proto) fn answer(
@@ -66,31 +97,28 @@ impl Effects {
     ) {
         self.owed += message.len() + Self::COST;
         let message = Bytes::from_static(message.as_bytes());
-        self.answers.push_back((id, code, message));
+        self.answers.push_back(Answer { id, code, message });
     }
 
-    pub(super) fn pop_control(&mut self) {
-        let Some(Control { frame, cause }) = self.control.pop_front() else {
-            return;
-        };
-        let cost = frame.len() + Self::COST;
-        match cause {
+    pub(super) fn pop_control(&mut self) -> Option<Control> {
+        let control = self.control.pop_front()?;
+        let cost = control.frame.len() + Self::COST;
+        match control.cause {
             Cause::Peer => self.owed -= cost,
             Cause::Push => self.pushed -= cost,
-            Cause::Keepalive | Cause::Once => {}
+            Cause::Keepalive | Cause::Confirm | Cause::Once => {}
         }
+        Some(control)
     }
 
     pub(super) fn pop_answer(&mut self) {
-        if let Some((_, _, message)) = self.answers.pop_front() {
-            self.owed -= message.len() + Self::COST;
+        if let Some(answer) = self.answers.pop_front() {
+            self.owed -= answer.message.len() + Self::COST;
         }
     }
 
     pub(super) fn clear_control(&mut self) {
-        while !self.control.is_empty() {
-            self.pop_control();
-        }
+        while self.pop_control().is_some() {}
     }
 
     pub(super) fn clear_answers(&mut self) {

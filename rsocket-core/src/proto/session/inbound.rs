@@ -7,10 +7,8 @@ use bytes::Bytes;
 use super::{By, Cause, Event, Phase, Session};
 use crate::{
     error::{CloseReason, Failure},
-    frame::{
-        self, DecodeError, ErrorCode, ErrorFrame, Frame, FrameType, Header, Position, StreamId,
-    },
-    proto::{Setup, Side, streams::payload_cost},
+    frame::{self, DecodeError, ErrorCode, ErrorFrame, Frame, FrameType, Header, StreamId},
+    proto::{Setup, Side, resume::LinkState, streams::payload_cost},
     transport::InFrame,
 };
 
@@ -37,9 +35,21 @@ impl Session {
                     self.violation("a frame is longer than max_frame_len");
                     return;
                 }
-                match frame {
-                    Ok(frame) => self.on_frame(now, &frame, whole),
-                    Err(error) => self.on_malformed(whole.as_slice(), error),
+                match (&self.resume, frame) {
+                    (Some(resume), Ok(frame)) if !resume.is_up() => {
+                        // Without a link nothing comes, but from one that is gone.
+                        if matches!(resume.link, LinkState::Asked { .. }) {
+                            self.on_resume_answer(now, &frame);
+                        }
+                    }
+                    (_, Ok(frame)) => {
+                        self.count_received(whole);
+                        self.on_frame(now, &frame, whole);
+                    }
+                    (_, Err(error)) => {
+                        self.count_received(whole);
+                        self.on_malformed(whole.as_slice(), error);
+                    }
                 }
             }
             // After the end everything is ignored [C005].
@@ -50,7 +60,12 @@ impl Session {
     fn on_frame(&mut self, now: Instant, frame: &Frame<'_>, whole: &InFrame<'_>) {
         let limits = &self.config.limits;
         let effects = &mut self.effects;
-        self.established |= shows_acceptance(frame);
+        if !self.established && shows_acceptance(frame) {
+            self.established = true;
+            if let Some(resume) = &mut self.resume {
+                resume.unaccepted = None;
+            }
+        }
         match frame {
             Frame::Payload(frame) => self.streams.on_payload(frame, whole, limits, effects),
             Frame::Request(frame) => {
@@ -64,21 +79,7 @@ impl Session {
                 Some(id) => self.streams.on_error(id, frame, effects),
                 None => self.on_connection_error(now, frame),
             },
-            Frame::Keepalive(frame) if frame.respond => {
-                // The same data, our own position: 0 without resumption
-                // [C103, C104, C106].
-                let answer = Frame::Keepalive(frame::Keepalive {
-                    respond: false,
-                    last_received: Position::ZERO,
-                    data: frame.data,
-                });
-                if answer.encoded_len() > self.link_max {
-                    effects.stats.frames_ignored += 1; // No frame can hold it.
-                } else {
-                    effects.control(Cause::Peer, answer.to_vec().into());
-                }
-            }
-            Frame::Keepalive(_) => {}
+            Frame::Keepalive(frame) => self.on_keepalive(frame),
             Frame::MetadataPush(frame) => {
                 let len = frame.metadata.len();
                 if effects.pushes >= limits.max_one_way
@@ -109,8 +110,25 @@ impl Session {
         self.finish_drain();
     }
 
-    /// A server's first frame must be SETUP \[C181]; RESUME comes with an
-    /// extension that is not offered here \[C290].
+    fn on_keepalive(&mut self, frame: &frame::Keepalive<'_>) {
+        self.on_position(frame.last_received);
+        if !frame.respond || self.is_closed() {
+            return;
+        }
+        // The same data, our own position [C103, C104].
+        let answer = Frame::Keepalive(frame::Keepalive {
+            respond: false,
+            last_received: self.position(),
+            data: frame.data,
+        });
+        if answer.encoded_len() > self.link_max {
+            self.effects.stats.frames_ignored += 1; // No frame can hold it.
+        } else {
+            self.effects.control(Cause::Peer, answer.to_vec().into());
+        }
+    }
+
+    /// A server's first frame must be SETUP or RESUME \[C181].
     fn on_first_frame(&mut self, frame: Result<Frame<'_>, DecodeError>, whole: &InFrame<'_>) {
         let (code, message) = match frame {
             Ok(Frame::Setup(setup)) => {
@@ -119,9 +137,12 @@ impl Session {
                 if (setup.major, setup.minor) != frame::VERSION {
                     let message = "only version 1.0 is supported";
                     (ErrorCode::UNSUPPORTED_SETUP, message.to_owned())
-                } else if setup.resume_token.is_some() {
+                } else if setup.resume_token.is_some() && self.config.resume.is_none() {
                     let message = "resumption is not supported";
                     (ErrorCode::REJECTED_SETUP, message.to_owned()) // [C073]
+                } else if setup.resume_token.is_some_and(<[u8]>::is_empty) {
+                    let message = "the resume token is empty";
+                    (ErrorCode::INVALID_SETUP, message.to_owned())
                 } else if setup.lease {
                     let message = "lease is not supported";
                     (ErrorCode::UNSUPPORTED_SETUP, message.to_owned())
@@ -129,13 +150,20 @@ impl Session {
                     let message = "the payload is longer than max_payload_len";
                     (ErrorCode::REJECTED_SETUP, message.to_owned())
                 } else {
-                    self.phase = Phase::Deciding {
-                        max_lifetime: setup.max_lifetime,
-                    };
+                    let max_lifetime = setup.max_lifetime;
                     let setup = Setup::from_frame(&setup, whole);
+                    let token = setup.resume_token.clone();
+                    self.phase = Phase::Deciding {
+                        max_lifetime,
+                        token,
+                    };
                     self.effects.events.push_back(Event::Setup(setup));
                     return;
                 }
+            }
+            Ok(Frame::Resume(resume)) if self.config.resume.is_some() => {
+                self.on_resume_request(&resume);
+                return;
             }
             Ok(Frame::Resume(_)) => {
                 let message = "resumption is not supported";

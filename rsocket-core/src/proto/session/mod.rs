@@ -2,6 +2,7 @@
 
 mod effects;
 mod inbound;
+mod resume;
 mod verbs;
 
 use std::{collections::VecDeque, task::Poll, time::Instant};
@@ -11,14 +12,15 @@ use bytes::Bytes;
 #[cfg(any(test, feature = "testkit"))]
 use super::Books;
 use super::{
-    Action, Config, Keepalive, Setup, SetupOptions, Side, Stats, StreamKey, Wake,
+    Action, Config, Keepalive, ResumeRequest, Setup, SetupOptions, Side, Stats, StreamKey, Wake,
+    resume::{LinkState, Resumption},
     streams::{Streams, frame_limit, message_bytes, payload_cost},
 };
 use crate::{
     Payload,
     error::CloseReason,
-    frame::{self, ErrorCode, ErrorFrame, Frame, Head, Interaction, Position},
-    transport::{Limits as LinkLimits, OutFrame, Part},
+    frame::{self, ErrorCode, ErrorFrame, Frame, Interaction},
+    transport::{Limits as LinkLimits, OutFrame},
 };
 
 pub(super) use self::effects::Effects;
@@ -37,6 +39,8 @@ pub struct Session {
     deadline: Option<Instant>,
     /// A client's: whether the server showed that it accepted \[C190].
     established: bool,
+    /// What a session needs to outlive its link, if it is to.
+    resume: Option<Box<Resumption>>,
     streams: Streams,
     effects: Effects,
 }
@@ -49,6 +53,7 @@ enum Phase {
     /// A server whose application decides about SETUP.
     Deciding {
         max_lifetime: frame::Millis31,
+        token: Option<Bytes>,
     },
     Open,
     /// New requests are refused; open streams go on \[C085].
@@ -71,6 +76,10 @@ pub enum Event {
     /// A client asks for a connection: answer with [`Session::accept`] or
     /// [`Session::refuse`]. Until then give the session no more frames.
     Setup(Setup),
+    /// A client asks to go on with a session: give this link to the session of
+    /// that token with [`Session::accept_resume`], or refuse it with
+    /// [`Session::refuse`]. Until then give this session no more frames.
+    Resume(ResumeRequest),
     /// A request, to be served under `key`. Whoever serves it calls
     /// [`Session::release`] when done.
     Request {
@@ -112,7 +121,7 @@ impl Event {
         match self {
             Self::Request { payload, .. } => payload_cost(payload.len()),
             Self::MetadataPush(metadata) => payload_cost(metadata.len()),
-            Self::Setup(_) | Self::Channel { .. } | Self::Closed(_) => 0,
+            Self::Setup(_) | Self::Resume(_) | Self::Channel { .. } | Self::Closed(_) => 0,
         }
     }
 }
@@ -124,6 +133,13 @@ impl Session {
         let mut session = Self::new(Side::Client, config, link, Phase::Open);
         session.keepalive = Some(keepalive);
         session.effects.control(Cause::Once, setup.encode());
+        if let Some(token) = setup.resume_token.clone() {
+            let options = session.config.resume.clone().unwrap_or_default();
+            let resumption = Resumption::client(token, options, setup.clone());
+            session.resume = Some(Box::new(resumption));
+            // The answer shows that the server knows the session.
+            session.ask_to_confirm();
+        }
         session
     }
 
@@ -144,6 +160,7 @@ impl Session {
             keepalive: None,
             deadline: None,
             established: false,
+            resume: None,
             streams: Streams::new(side, config.limits.max_queued_len, link_max),
             effects: Effects::default(),
             config,
@@ -168,34 +185,53 @@ impl Session {
                 Phase::Open | Phase::Closed(_) => {}
             }
         }
+        if let Some(resume) = &self.resume
+            && !resume.is_up()
+        {
+            if let Some(reason) = resume.expired(now) {
+                self.close_with(reason);
+            } else if resume.poll_timeout().is_some_and(|due| now >= due) {
+                self.suspend(now, &CloseReason::SetupTimeout);
+            }
+            return;
+        }
         let Some(keepalive) = &mut self.keepalive else {
             return;
         };
         match keepalive.handle_timeout(now) {
             Action::Nothing => {}
             Action::Send => {
-                let waits = |control: &Control| control.cause == Cause::Keepalive;
-                // On a link that takes nothing they would pile up.
-                if !self.effects.control.iter().any(waits) {
-                    let keepalive = Frame::Keepalive(frame::Keepalive {
-                        respond: true,
-                        last_received: Position::ZERO,
-                        data: &[],
-                    });
-                    let encoded = keepalive.to_vec().into();
-                    self.effects.control(Cause::Keepalive, encoded);
-                }
+                let keepalive = Frame::Keepalive(frame::Keepalive {
+                    respond: true,
+                    last_received: self.position(),
+                    data: &[],
+                });
+                let encoded = keepalive.to_vec().into();
+                self.effects.control_once(Cause::Keepalive, encoded);
             }
             Action::PeerDead => {
                 let millis = keepalive.max_lifetime().get();
-                self.fail_connection(ErrorCode::CONNECTION_ERROR, "no keepalive in time");
-                self.close_with(CloseReason::KeepaliveTimeout { millis });
+                let reason = CloseReason::KeepaliveTimeout { millis };
+                if !self.suspend(now, &reason) {
+                    self.fail_connection(ErrorCode::CONNECTION_ERROR, "no keepalive in time");
+                    self.close_with(reason);
+                }
             }
         }
     }
 
-    /// The link is gone, or the peer closed its half of it.
-    pub fn handle_disconnect(&mut self, reason: CloseReason) {
+    /// The link is gone, or the peer closed its half of it. A session that can
+    /// be resumed goes on without one: see [`needs_link`](Self::needs_link).
+    pub fn handle_disconnect(&mut self, now: Instant, reason: CloseReason) {
+        if self.needs_link() || self.suspend(now, &reason) {
+            return;
+        }
+        self.end(reason);
+    }
+
+    /// Ends the session, whatever it could be resumed for; the link, if there is
+    /// one, takes nothing more.
+    pub fn end(&mut self, reason: CloseReason) {
         let reason = match (&self.phase, reason) {
             // Those who were asked to end and do so are not at fault.
             (Phase::Draining(By::Us), CloseReason::Peer) => CloseReason::Local,
@@ -221,8 +257,14 @@ impl Session {
         if matches!(self.phase, Phase::AwaitSetup | Phase::Deciding { .. }) {
             return Ok(Progress::Idle);
         }
-        if !self.effects.control.is_empty() || !self.effects.answers.is_empty() {
-            return self.transmit_owed(send);
+        if self.resume.is_some() {
+            return self.transmit_tracked(send);
+        }
+        if !self.effects.control.is_empty() {
+            return self.transmit_control(send);
+        }
+        if !self.effects.answers.is_empty() {
+            return self.transmit_answer(send);
         }
         if self.is_closed() {
             return Ok(Progress::Idle);
@@ -242,27 +284,35 @@ impl Session {
     }
 
     #[inline(never)]
-    fn transmit_owed<E>(
+    fn transmit_control<E>(
         &mut self,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Progress, E> {
-        let effects = &mut self.effects;
-        if let Some(Control { frame, .. }) = effects.control.front() {
+        if let Some(Control { frame, .. }) = self.effects.control.front() {
             match send(&OutFrame::encoded(frame)) {
                 Poll::Pending => return Ok(Progress::Blocked),
                 Poll::Ready(sent) => sent?,
             }
-            effects.pop_control();
-        } else if let Some((id, code, message)) = effects.answers.front() {
-            let head = Head::error(Some(*id), *code);
-            let frame = OutFrame::new(head.as_slice(), Part::EMPTY, Part::shared(message, message));
-            match send(&frame) {
+            self.effects.pop_control();
+        }
+        self.effects.stats.frames_sent += 1;
+        self.finish_drain();
+        Ok(Progress::Sent)
+    }
+
+    #[inline(never)]
+    fn transmit_answer<E>(
+        &mut self,
+        send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+    ) -> Result<Progress, E> {
+        if let Some(answer) = self.effects.answers.front() {
+            match answer.send(send) {
                 Poll::Pending => return Ok(Progress::Blocked),
                 Poll::Ready(sent) => sent?,
             }
-            effects.pop_answer();
+            self.effects.pop_answer();
         }
-        effects.stats.frames_sent += 1;
+        self.effects.stats.frames_sent += 1;
         self.finish_drain();
         Ok(Progress::Sent)
     }
@@ -314,8 +364,11 @@ impl Session {
         if self.is_closed() {
             return None;
         }
-        let keepalive = self.keepalive.as_ref().map(Keepalive::poll_timeout);
-        match (self.deadline, keepalive) {
+        let link = match &self.resume {
+            Some(resume) if !resume.is_up() => resume.poll_timeout(),
+            _ => self.keepalive.as_ref().map(Keepalive::poll_timeout),
+        };
+        match (self.deadline, link) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -377,6 +430,7 @@ impl Session {
     pub fn stats(&self) -> Stats {
         Stats {
             streams_open: self.streams.len(),
+            resume_len: self.resume.as_ref().map_or(0, |resume| resume.log.len()),
             ..self.effects.stats
         }
     }
@@ -415,6 +469,22 @@ impl Session {
             && self.streams.len() == 0
             && self.effects.answers.is_empty()
         {
+            if let Some(resume) = &mut self.resume {
+                if matches!(resume.link, LinkState::Asked { .. }) {
+                    return;
+                }
+                // Neither side may go before the other has everything.
+                if !resume.log.is_empty() {
+                    let may_ask = resume.is_up() && !resume.log.is_replaying();
+                    if may_ask && !resume.asked_to_confirm {
+                        self.ask_to_confirm();
+                    }
+                    return;
+                }
+                if resume.is_behind() && resume.is_up() {
+                    self.confirm();
+                }
+            }
             self.close_with(match by {
                 By::Us => CloseReason::Local,
                 By::Peer => CloseReason::Peer,
@@ -463,7 +533,7 @@ impl Session {
             .sum();
         let answers = self.effects.answers.iter();
         let answers: usize = answers
-            .map(|(_, _, message)| message.len() + Effects::COST)
+            .map(|answer| answer.message.len() + Effects::COST)
             .sum();
         assert_eq!(self.effects.owed, control + answers, "bytes owed");
     }

@@ -13,7 +13,13 @@ use crate::{
 impl Session {
     /// Accepts the SETUP of [`Event::Setup`](super::Event::Setup).
     pub fn accept(&mut self, now: Instant) {
-        if let Phase::Deciding { max_lifetime } = self.phase {
+        if let Phase::Deciding {
+            max_lifetime,
+            token,
+        } = &mut self.phase
+        {
+            let (max_lifetime, token) = (*max_lifetime, token.take());
+            self.keep_for_resumption(token);
             self.phase = Phase::Open;
             self.deadline = None;
             self.keepalive = Some(Keepalive::server(now, max_lifetime));
@@ -152,7 +158,9 @@ impl Session {
     pub fn close(&mut self, now: Instant) {
         match self.phase {
             Phase::Open => {
-                self.fail_connection(ErrorCode::CONNECTION_CLOSE, "closing");
+                if self.is_in_order() {
+                    self.fail_connection(ErrorCode::CONNECTION_CLOSE, "closing");
+                }
                 self.phase = Phase::Draining(By::Us);
                 self.deadline = now.checked_add(self.config.drain_timeout);
                 self.finish_drain();
