@@ -125,6 +125,9 @@ impl Driver {
         if let Some(len) = options.mtu {
             client = client.fragment(len);
         }
+        if let Some(resume) = options.resume() {
+            client = client.resume(resume);
+        }
         let requester = client
             .connect(connector)
             .await
@@ -153,7 +156,7 @@ fn caps() -> Event {
         cancel_rr: true,
         cancel_stream: true,
         lease: false,
-        resume: false,
+        resume: true,
         mtu: true,
         channel: true,
         channel_demand: true,
@@ -302,8 +305,11 @@ fn end_of_connection(reason: CloseReason) -> Event {
         CloseReason::Local
         | CloseReason::Peer
         | CloseReason::DrainTimeout
+        | CloseReason::NotResumed { .. }
         | CloseReason::Transport(_) => Event::Closed { message },
-        CloseReason::Refused(failure) | CloseReason::PeerError(failure) => Event::ConnError {
+        CloseReason::Refused(failure)
+        | CloseReason::PeerError(failure)
+        | CloseReason::ResumeRefused(failure) => Event::ConnError {
             code: failure.code().get(),
             message: failure.message().to_owned(),
         },

@@ -1,8 +1,10 @@
 //! The driver's lines: commands in, events out.
 
+use std::time::Duration;
+
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
 use bytes::Bytes;
-use rsocket_core::{Demand, Payload};
+use rsocket_core::{Backoff, Demand, Payload, resume::Resume};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::service::pattern;
@@ -63,10 +65,11 @@ pub(crate) struct Connect {
     lease: serde_json::Value,
     #[serde(default)]
     grant: serde_json::Value,
+    /// Whether the session is to outlive its links.
     #[serde(default)]
-    resume: serde_json::Value,
-    #[serde(default)]
-    token: serde_json::Value,
+    resume: bool,
+    /// Its resume token; a random one if there is none.
+    token: Option<String>,
 }
 
 impl Connect {
@@ -79,16 +82,25 @@ impl Connect {
         payload(data, metadata)
     }
 
+    /// How the session is resumed, if it is to be: every 200 ms, as all drivers
+    /// do.
+    pub(crate) fn resume(&self) -> Option<Resume> {
+        const AGAIN: Duration = Duration::from_millis(200);
+        if !self.resume {
+            return None;
+        }
+        let resume = Resume::new().backoff(Backoff::new(AGAIN, AGAIN).without_jitter());
+        Some(match &self.token {
+            Some(token) => resume.token(token.clone()),
+            None => resume,
+        })
+    }
+
     /// The first thing asked for that is not there.
     pub(crate) fn unsupported(&self) -> Option<&'static str> {
-        [
-            ("lease", &self.lease),
-            ("grant", &self.grant),
-            ("resume", &self.resume),
-            ("token", &self.token),
-        ]
-        .into_iter()
-        .find_map(|(name, value)| (!value.is_null() && value != false).then_some(name))
+        [("lease", &self.lease), ("grant", &self.grant)]
+            .into_iter()
+            .find_map(|(name, value)| (!value.is_null() && value != false).then_some(name))
     }
 }
 

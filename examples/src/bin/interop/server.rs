@@ -1,8 +1,8 @@
 //! The service on every transport that the command line names, at once.
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
-use rsocket_core::{Failure, Requester, Server, Setup};
+use rsocket_core::{Failure, Requester, Server, Setup, resume::Resume};
 use tokio::task::JoinSet;
 
 use crate::service::{Counters, Service};
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REQUESTS:TTL_MS")]
     lease: Option<String>,
 
-    /// Allows resumption: not supported yet.
+    /// Keeps sessions for so long after their link was lost.
     #[arg(long, value_name = "SECONDS")]
     resume: Option<u64>,
 }
@@ -75,7 +75,6 @@ impl Args {
             ("--shm", !self.shm.is_empty()),
             ("--udp", !self.udp.is_empty()),
             ("--lease", self.lease.is_some()),
-            ("--resume", self.resume.is_some()),
         ]
         .into_iter()
         .find_map(|(option, given)| given.then_some(option))
@@ -91,11 +90,14 @@ impl Args {
     }
 
     fn server(&self) -> Server {
-        let mtu = self.mtu.and_then(|len| usize::try_from(len).ok());
-        match mtu {
-            Some(len) => Server::new().fragment(len),
-            None => Server::new(),
+        let mut server = Server::new();
+        if let Some(len) = self.mtu.and_then(|len| usize::try_from(len).ok()) {
+            server = server.fragment(len);
         }
+        if let Some(seconds) = self.resume {
+            server = server.resume(Resume::new().session_timeout(Duration::from_secs(seconds)));
+        }
+        server
     }
 }
 
