@@ -134,6 +134,18 @@ pub enum Misbehavior {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// A payload in more than `max_fragments` frames.
+    #[error("its payload comes in more than max_fragments, {limit} frames")]
+    TooManyFragments {
+        /// The limit.
+        limit: usize,
+    },
+    /// More credit than `max_credit`.
+    #[error("it asked for more than max_credit, {limit} payloads")]
+    TooMuchCredit {
+        /// The limit, in payloads.
+        limit: u64,
+    },
     /// All payloads that wait to be taken exceed `max_buffered_len`.
     #[error("payloads that wait to be taken exceed max_buffered_len, {limit} bytes")]
     BufferFull {

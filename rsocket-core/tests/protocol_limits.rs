@@ -235,6 +235,38 @@ fn empty_fragments_are_refused_on_any_number_of_streams() {
     assert!(!peer.session.is_closed());
 }
 
+// The same with fragments of a byte each. [C222]
+#[test]
+fn a_payload_in_too_many_fragments_ends_its_stream() {
+    let mut peer = Peer::of_server(config(|c| c.limits.max_fragments = 3));
+    peer.say("REQUEST_RESPONSE 1 F d=a");
+    assert!(peer.ask("PAYLOAD 1 FN d=b").is_empty());
+    assert!(peer.ask("PAYLOAD 1 FN d=c").is_empty());
+    assert_eq!(peer.ask("PAYLOAD 1 N d=d"), ["ERROR 1 CANCELED"]);
+    assert!(peer.events().is_empty());
+    peer.say("REQUEST_RESPONSE 3 F d=a");
+    peer.say("PAYLOAD 3 FN d=b");
+    peer.say("PAYLOAD 3 N d=c");
+    assert_eq!(peer.events(), ["REQUEST_RESPONSE 3 d=abc"]);
+}
+
+// Complaint 10. [C132]
+#[test]
+fn credit_beyond_a_limit_is_refused_if_there_is_one() {
+    let mut peer = Peer::of_server(config(|c| c.limits.max_credit = 100));
+    assert_eq!(peer.ask("REQUEST_STREAM 1 n=101"), ["ERROR 1 REJECTED"]);
+    assert!(peer.events().is_empty());
+    // What was sent makes room for as much.
+    peer.say("REQUEST_STREAM 3 n=100");
+    peer.events();
+    peer.send(3, "x");
+    peer.heard();
+    assert!(peer.ask("REQUEST_N 3 n=1").is_empty());
+    assert_eq!(peer.ask("REQUEST_N 3 n=1"), ["ERROR 3 CANCELED"]);
+    assert_eq!(peer.session.stats().streams_misbehaved, 1);
+    assert!(!peer.session.is_closed());
+}
+
 // Complaint 7. [C156] [C332] [C333]
 #[test]
 fn frames_for_dead_streams_cost_nothing() {

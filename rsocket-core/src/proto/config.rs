@@ -53,6 +53,16 @@ pub struct Limits {
     /// not \[C222]. Default 16 MiB + 64 KiB: one frame of the longest kind
     /// passes. Beyond it the stream ends with ERROR\[CANCELED\] or CANCEL.
     pub max_payload_len: usize,
+    /// Fragments of one payload. Default 1,048,576: the longest payload in
+    /// fragments of some 16 bytes, shorter than any peer sends. Beyond it the
+    /// stream ends as for a payload that is too long.
+    pub max_fragments: usize,
+    /// Credit of one stream of the peer, in payloads that it asked for and did
+    /// not get. Default `u64::MAX`, no limit, since most clients ask for
+    /// 2^31-1 at once and credit costs nothing: whoever produces waits for
+    /// `max_queued_len` as well. With a limit, a request that asks for more gets
+    /// ERROR\[REJECTED\], and a REQUEST_N that exceeds it ends its stream.
+    pub max_credit: u64,
     /// Bytes of payloads of a connection that are being reassembled, or wait
     /// to be taken from a stream. Default 64 MiB: four of the longest, or
     /// half a million small ones. Beyond it the stream that asks for more ends.
@@ -90,6 +100,8 @@ impl Default for Limits {
         Self {
             max_frame_len: MAX_FRAME_LEN,
             max_payload_len: (16 << 20) + (64 << 10),
+            max_fragments: 1 << 20,
+            max_credit: u64::MAX,
             max_buffered_len: 64 << 20,
             max_streams: 16_384,
             max_owed_len: 256 << 10,

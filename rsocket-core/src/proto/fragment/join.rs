@@ -2,14 +2,15 @@
 
 use bytes::BytesMut;
 
-use crate::{Payload, error::Misbehavior, frame::PayloadRef, payload::Chunk};
+use crate::{Payload, error::Misbehavior, frame::PayloadRef, payload::Chunk, proto::Limits};
 
 /// The fragments of one payload that have arrived.
 #[derive(Debug, Default)]
 pub(crate) struct Join {
     metadata: Option<BytesMut>,
     data: BytesMut,
-    started: bool,
+    /// Fragments so far.
+    count: usize,
 }
 
 impl Join {
@@ -22,22 +23,28 @@ impl Join {
     ///
     /// # Errors
     ///
-    /// When the payload would be longer than `limit` bytes, or the fragment is
-    /// empty although others follow it: a peer could send those for ever.
+    /// When the payload would be longer than `max_payload_len` bytes, or in more
+    /// than `max_fragments`, or the fragment is empty although others follow it:
+    /// a peer could send those for ever.
     pub(crate) fn push(
         &mut self,
         fragment: PayloadRef<'_>,
         follows: bool,
-        limit: usize,
+        limits: &Limits,
     ) -> Result<(), Misbehavior> {
+        let limit = limits.max_payload_len;
         let added = fragment.data.len() + fragment.metadata.map_or(0, <[u8]>::len);
-        if added == 0 && follows && self.started {
+        if added == 0 && follows && self.count > 0 {
             return Err(Misbehavior::EmptyFragment);
         }
         if added > limit.saturating_sub(self.len()) {
             return Err(Misbehavior::PayloadTooLong { limit });
         }
-        self.started = true;
+        if self.count >= limits.max_fragments {
+            let limit = limits.max_fragments;
+            return Err(Misbehavior::TooManyFragments { limit });
+        }
+        self.count += 1;
         if let Some(metadata) = fragment.metadata {
             self.metadata
                 .get_or_insert_with(BytesMut::new)

@@ -13,7 +13,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Payload, frame::PayloadRef};
+    use crate::{Payload, frame::PayloadRef, proto::Limits};
+
+    /// Payloads of 100 bytes at most, in 20 fragments.
+    fn limits() -> Limits {
+        Limits {
+            max_payload_len: 100,
+            max_fragments: 20,
+            ..Limits::default()
+        }
+    }
 
     /// Cuts `payload` and joins it again; returns the fragments' lengths too.
     fn round_trip(payload: &Payload, fixed: usize, max_len: usize) -> (Payload, Vec<usize>) {
@@ -28,7 +37,8 @@ mod tests {
                 metadata: part.metadata,
                 data: part.data,
             };
-            join.push(fragment, part.follows, usize::MAX).unwrap();
+            join.push(fragment, part.follows, &Limits::default())
+                .unwrap();
             if !part.follows {
                 return (join.finish(), lens);
             }
@@ -80,9 +90,9 @@ mod tests {
     fn an_empty_fragment_that_others_follow_is_refused_unless_it_is_the_first() {
         let mut join = Join::default();
         let empty = PayloadRef::default();
-        join.push(empty, true, 100).unwrap();
-        assert!(join.push(empty, true, 100).is_err());
-        assert!(join.push(empty, false, 100).is_ok());
+        join.push(empty, true, &limits()).unwrap();
+        assert!(join.push(empty, true, &limits()).is_err());
+        assert!(join.push(empty, false, &limits()).is_ok());
     }
 
     // [C222]
@@ -94,9 +104,23 @@ mod tests {
             data: &[0; 10],
         };
         for _ in 0..10 {
-            join.push(ten, true, 100).unwrap();
+            join.push(ten, true, &limits()).unwrap();
         }
-        assert!(join.push(ten, true, 100).is_err());
+        assert!(join.push(ten, true, &limits()).is_err());
         assert_eq!(join.len(), 100);
+    }
+
+    // [C222]
+    #[test]
+    fn a_payload_in_too_many_fragments_is_refused_however_short_it_is() {
+        let mut join = Join::default();
+        let one = PayloadRef {
+            metadata: None,
+            data: b"x",
+        };
+        for _ in 0..20 {
+            join.push(one, true, &limits()).unwrap();
+        }
+        assert!(join.push(one, false, &limits()).is_err());
     }
 }

@@ -73,7 +73,7 @@ impl Session {
                 self.streams
                     .on_request(frame, whole, refuse_new, limits, effects);
             }
-            Frame::RequestN(frame) => self.streams.on_request_n(*frame, effects),
+            Frame::RequestN(frame) => self.streams.on_request_n(*frame, limits, effects),
             Frame::Cancel(frame) => self.streams.on_cancel(frame.stream_id, effects),
             Frame::Error(frame) => match frame.stream_id {
                 Some(id) => self.streams.on_error(id, frame, effects),

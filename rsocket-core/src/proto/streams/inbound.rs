@@ -38,7 +38,7 @@ impl Streams {
             effects.stats.frames_ignored += 1;
             return;
         }
-        if let Err(why) = self.admits(interaction, refuse_new, limits) {
+        if let Err(why) = self.admits(request, refuse_new, limits) {
             match interaction {
                 // No answer of any kind [C234].
                 Interaction::FireAndForget => effects.stats.one_way_dropped += 1,
@@ -75,7 +75,7 @@ impl Streams {
 
     fn admits(
         &self,
-        interaction: Interaction,
+        request: &Request<'_>,
         refuse_new: bool,
         limits: &Limits,
     ) -> Result<(), &'static str> {
@@ -85,7 +85,11 @@ impl Streams {
         if self.remote.len() >= limits.max_streams {
             return Err("too many concurrent requests on this connection");
         }
-        if interaction == Interaction::FireAndForget && self.one_way >= limits.max_one_way {
+        let asked = request.initial_n.map_or(0, |n| n.get().into());
+        if asked > limits.max_credit {
+            return Err("the initial request-n is more than max_credit");
+        }
+        if request.interaction == Interaction::FireAndForget && self.one_way >= limits.max_one_way {
             return Err("too many one-way requests in work");
         }
         Ok(())
@@ -183,9 +187,7 @@ impl Streams {
         });
         joining.complete |= complete;
         let before = joining.join.len();
-        let pushed = joining
-            .join
-            .push(*fragment, follows, limits.max_payload_len);
+        let pushed = joining.join.push(*fragment, follows, limits);
         self.buffered += joining.join.len() - before;
         if let Err(why) = pushed {
             self.misbehaved(slot, why, effects);
@@ -320,11 +322,21 @@ impl Streams {
     }
 
     /// REQUEST_N: credit for our sending half \[C136].
-    pub(in crate::proto) fn on_request_n(&mut self, frame: RequestN, effects: &mut Effects) {
+    pub(in crate::proto) fn on_request_n(
+        &mut self,
+        frame: RequestN,
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
         let slot = self.find(frame.stream_id);
         match slot.and_then(|slot| Some((slot, self.slots.get_mut(slot)?))) {
             Some((slot, stream)) if stream.state.can_send() => {
                 stream.credit.grant(frame.n);
+                if stream.credit.balance() > limits.max_credit {
+                    let limit = limits.max_credit;
+                    self.misbehaved(slot, Misbehavior::TooMuchCredit { limit }, effects);
+                    return;
+                }
                 self.wake_writer(slot);
             }
             _ => effects.stats.frames_ignored += 1,
