@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Payload, Requester, Responder,
+    LeaseOptions, Payload, Requester, Responder,
     driver::{Dispatcher, Driver, Redial, Shared, now},
     error::Error,
     frame::Millis31,
@@ -50,6 +50,7 @@ pub struct Client {
     setup: SetupOptions,
     dispatcher: Dispatcher,
     resume: Option<Resume>,
+    lease: Option<LeaseOptions>,
 }
 
 impl Client {
@@ -62,6 +63,7 @@ impl Client {
             setup: SetupOptions::default(),
             dispatcher: Dispatcher::new(Arc::new(())),
             resume: None,
+            lease: None,
         }
     }
 
@@ -133,6 +135,34 @@ impl Client {
         self
     }
 
+    /// Asks for leases: requests wait until the server grants them, and the
+    /// server's requests until this side does. A server without leases refuses
+    /// the connection; one that does not know them may never grant any, so
+    /// consider [`LeaseOptions::first_lease_within`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rsocket_core::Error> {
+    /// use std::time::Duration;
+    /// use rsocket_core::{Client, LeaseOptions, transport::memory::MemoryConnector};
+    ///
+    /// let leases = LeaseOptions::new().first_lease_within(Duration::from_secs(5));
+    /// let peer = Client::new()
+    ///     .lease(leases)
+    ///     .connect(MemoryConnector::new("service"))
+    ///     .await?;
+    /// # drop(peer); Ok(()) }
+    /// ```
+    ///
+    /// Spec: "Lease Semantics".
+    #[must_use]
+    pub fn lease(mut self, options: LeaseOptions) -> Self {
+        self.config.lease = Some(options.config());
+        self.lease = Some(options);
+        self
+    }
+
     /// Answers the server's requests.
     #[must_use]
     pub fn responder(mut self, responder: impl Responder) -> Self {
@@ -189,7 +219,8 @@ impl Client {
         let requester = Requester::new(Arc::clone(&shared));
         // SETUP leaves now, with whatever request comes first.
         shared.with(|_| ());
-        let driver = Driver::client(shared, rx, limits, self.dispatcher, redial);
+        let driver = Driver::client(shared, rx, limits, self.dispatcher, redial)
+            .granting(self.lease.as_ref());
         tokio::spawn(tracing::Instrument::instrument(driver, span));
         requester
     }

@@ -107,6 +107,19 @@ pub enum Error {
     #[error("all stream ids are in use")]
     NoStreamId,
 
+    /// The peer's lease allows no request now, and as many as may already wait
+    /// for the next one; nothing was sent. Ask again later or another peer, or
+    /// let more wait: see
+    /// [`Limits::max_waiting_requests`](crate::proto::Limits::max_waiting_requests).
+    #[error(
+        "the peer's lease allows no request now, and {limit} may wait (max_waiting_requests); \
+         ask again later, or ask another peer"
+    )]
+    NoLease {
+        /// How many may wait.
+        limit: usize,
+    },
+
     /// The peer broke a rule on this stream, which was ended for it. Other
     /// streams go on.
     #[error("the peer broke the protocol on this stream")]
@@ -197,6 +210,14 @@ pub enum CloseReason {
     /// This side, a server, refused the SETUP.
     #[error("refused the client: {0}")]
     RefusedClient(Failure),
+    /// The server granted no lease in time, which it must once it accepted a
+    /// client that asks for leases. Servers that do not know leases may ignore
+    /// that it asked.
+    #[error("the server granted no lease within {millis} ms")]
+    NoLease {
+        /// The time limit, in milliseconds.
+        millis: u64,
+    },
     /// The streams did not end within the drain timeout of `close`.
     #[error("streams did not end within the drain timeout")]
     DrainTimeout,

@@ -72,6 +72,7 @@ while let Some(tick) = ticks.next().await {
 pub mod backoff;
 pub mod error;
 pub mod frame;
+mod lease;
 mod payload;
 pub mod proto;
 pub mod resume;
@@ -96,8 +97,9 @@ pub use self::{
     backoff::Backoff,
     error::{CloseReason, Error, Failure, Misbehavior},
     frame::Demand,
+    lease::{Adaptive, FixedRate, LeaseOptions, LeasePolicy},
     payload::Payload,
-    proto::DemandPolicy,
+    proto::{DemandPolicy, Latency, LeaseGrant, LeaseStatus, Load},
 };
 #[cfg(feature = "tokio")]
 pub use self::{

@@ -13,10 +13,10 @@ use futures_core::Stream;
 
 use crate::{
     Payload, PayloadSink, PayloadStream,
-    driver::Shared,
+    driver::{Shared, now},
     error::{CloseReason, Error},
     frame::Interaction,
-    proto::{DemandPolicy, Open, Stats, StreamKey, Take},
+    proto::{DemandPolicy, LeaseStatus, Open, Stats, StreamKey, Take},
     transport::LinkInfo,
 };
 
@@ -192,6 +192,13 @@ impl Requester {
     /// Counters of this connection.
     pub fn stats(&self) -> Stats {
         self.shared.with(|inner| inner.session.stats())
+    }
+
+    /// What is left of the lease that the peer granted; `None` on a connection
+    /// without leases. With it one can choose among peers, or know before a
+    /// request that it would wait.
+    pub fn lease(&self) -> Option<LeaseStatus> {
+        self.shared.with(|inner| inner.session.lease_status(now()))
     }
 
     #[inline]

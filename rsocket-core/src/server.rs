@@ -9,7 +9,7 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
-    Failure, Payload, Requester, Responder,
+    Failure, LeaseOptions, Payload, Requester, Responder,
     driver::{Accepting, Acceptor, Dispatcher, Driver, Sessions, Shared, now},
     proto::{self, Config, Limits, Session},
     resume::Resume,
@@ -91,6 +91,11 @@ impl Setup {
         &self.setup.metadata_mime
     }
 
+    /// Whether the client asks for leases, and will keep to them.
+    pub fn lease(&self) -> bool {
+        self.setup.lease
+    }
+
     /// How often the client will send KEEPALIVE.
     pub fn keepalive_interval(&self) -> Duration {
         self.setup.keepalive_interval
@@ -111,6 +116,7 @@ impl Setup {
 #[derive(Clone, Debug)]
 pub struct Server {
     config: Config,
+    lease: Option<LeaseOptions>,
     max_connections: usize,
     max_suspended: usize,
 }
@@ -124,6 +130,7 @@ impl Server {
     pub fn new() -> Self {
         Self {
             config: Config::default(),
+            lease: None,
             max_connections: Self::MAX_CONNECTIONS,
             max_suspended: 0,
         }
@@ -141,6 +148,28 @@ impl Server {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// Grants leases to clients that ask for them: they send no more requests
+    /// than that, and what comes beyond is rejected. Requests to such a client
+    /// wait for its leases. Clients that do not ask are served without; an
+    /// acceptor can refuse them by [`Setup::lease`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rsocket_core::{Adaptive, LeaseOptions, Server};
+    ///
+    /// let server = Server::new().lease(LeaseOptions::new().policy(Adaptive::new));
+    /// # drop(server);
+    /// ```
+    ///
+    /// Spec: "Lease Semantics".
+    #[must_use]
+    pub fn lease(mut self, options: LeaseOptions) -> Self {
+        self.config.lease = Some(options.config());
+        self.lease = Some(options);
         self
     }
 
@@ -234,6 +263,7 @@ type Decide = dyn Fn(proto::Setup, Arc<Shared>) -> Accepting + Send + Sync;
 /// A listener and the connections it took in.
 struct Connections {
     config: Config,
+    lease: Option<LeaseOptions>,
     listener: Box<dyn Listener>,
     decide: Arc<Decide>,
     /// What can be resumed, if anything can.
@@ -267,6 +297,7 @@ impl Connections {
         Self {
             sessions: resume.map(|_| Sessions::new(server.max_suspended)),
             config: server.config,
+            lease: server.lease,
             listener: Box::new(listener),
             decide: Arc::new(decide),
             free: Arc::new(Semaphore::new(server.max_connections)),
@@ -286,6 +317,7 @@ impl Connections {
         let handshake = self.listener.accept().await?;
         let connection = Connection {
             config: self.config.clone(),
+            lease: self.lease.clone(),
             decide: Arc::clone(&self.decide),
             sessions: self.sessions.clone(),
             place: permit,
@@ -327,6 +359,7 @@ impl Connections {
 /// What a new connection gets from its server.
 struct Connection {
     config: Config,
+    lease: Option<LeaseOptions>,
     decide: Arc<Decide>,
     sessions: Option<Arc<Sessions>>,
     place: OwnedSemaphorePermit,
@@ -365,7 +398,8 @@ impl Connection {
             acceptor,
             self.place,
             self.sessions,
-        );
+        )
+        .granting(self.lease.as_ref());
         let mut driver: Pin<Box<Driver>> = Box::pin(driver);
         let told_to_close = async {
             // An error means that the server is gone, and this task with it.

@@ -11,6 +11,7 @@
 //! the link did not take, and flushes put off so that they cover many frames.
 
 mod dispatch;
+mod lease;
 mod resume;
 mod serve;
 mod task;
@@ -338,6 +339,9 @@ impl Inner {
     fn pump(&mut self) {
         if self.blocked || self.lost.is_some() {
             return;
+        }
+        if self.session.uses_lease() {
+            self.session.tell_time(now());
         }
         let mut cx = Context::from_waker(&self.driver);
         loop {

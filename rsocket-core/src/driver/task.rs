@@ -18,7 +18,7 @@ use super::{
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
 };
 use crate::{
-    Failure, PayloadStream,
+    Failure, LeasePolicy, PayloadStream,
     error::CloseReason,
     frame::{ErrorCode, Interaction},
     proto::{Event, ResumeRequest, Setup, StreamKey},
@@ -32,7 +32,7 @@ pub(crate) type Accepting = Pin<Box<dyn Future<Output = Result<Dispatcher, Failu
 
 /// The future that a connection lives in. It ends when the connection does.
 pub(crate) struct Driver {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// `None` while a session waits for another link.
     rx: Option<Box<dyn FrameRx>>,
     /// What the link takes and gives.
@@ -44,6 +44,8 @@ pub(crate) struct Driver {
     dispatcher: Option<Dispatcher>,
     acceptor: Option<Acceptor>,
     accepting: Option<Accepting>,
+    /// Decides what the peer may ask for, where leases were agreed on.
+    pub(super) lease_policy: Option<Box<dyn LeasePolicy>>,
     /// Events taken from the session and not dispatched for want of room.
     events: VecDeque<Event>,
     /// Answers of handlers that were ready at once, given to the session
@@ -58,11 +60,11 @@ pub(crate) struct Driver {
     /// answers, whether it has more events, whether to read on, whether frames
     /// wait for a flush, and when it wants to be called. Whoever changes these
     /// calls the driver.
-    room: bool,
-    events_left: bool,
+    pub(super) room: bool,
+    pub(super) events_left: bool,
     wants_input: bool,
-    wants_flush: bool,
-    deadline: Option<Instant>,
+    pub(super) wants_flush: bool,
+    pub(super) deadline: Option<Instant>,
     needs_link: bool,
     /// The receiving half has nothing more to give.
     link_ended: bool,
@@ -169,6 +171,7 @@ impl Driver {
             dispatcher: None,
             acceptor: None,
             accepting: None,
+            lease_policy: None,
             events: VecDeque::new(),
             answers: Vec::new(),
             wakes: Vec::new(),
@@ -309,6 +312,7 @@ impl Driver {
                         .map(|dispatcher| (dispatcher.metadata_push)(metadata));
                     one_way(handled, done);
                 }
+                Event::LeaseDue => self.grant_lease(),
                 Event::Closed(reason) => {
                     if let WayBack::Await { reserved, .. } = &mut self.back {
                         *reserved = None; // There is nothing left to resume.
@@ -394,6 +398,8 @@ impl Driver {
             inner.flush();
         }
         self.room = inner.session.wants_work();
+        // Of finished requests it may come that it is time to grant more.
+        self.events_left = inner.session.has_events();
         self.wants_flush = inner.wants_flush();
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ResumeOptions;
+use super::{LeaseConfig, ResumeOptions};
 use crate::frame::MAX_FRAME_LEN;
 
 /// What a session allows and how it behaves. Both sides have one.
@@ -22,6 +22,10 @@ pub struct Config {
     /// refuses resumption; a client needs a token in
     /// [`SetupOptions`](super::SetupOptions) as well.
     pub resume: Option<ResumeOptions>,
+    /// Leases: a client asks for them in SETUP, a server accepts clients that
+    /// do \[C072]. `None`, the default: no leases, and a client that asks for
+    /// them is refused with UNSUPPORTED_SETUP.
+    pub lease: Option<LeaseConfig>,
 }
 
 impl Config {
@@ -36,6 +40,7 @@ impl Default for Config {
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(30),
             resume: None,
+            lease: None,
         }
     }
 }
@@ -84,6 +89,11 @@ pub struct Limits {
     /// connection. Default 1,024. Beyond it they are dropped, which the
     /// protocol allows, and counted \[C165].
     pub max_one_way: usize,
+    /// Own requests that wait for a lease of the peer \[C207]. Default 256, as
+    /// in other implementations: some milliseconds of a busy caller. Beyond it
+    /// requests fail at once with [`Error::NoLease`](crate::Error::NoLease);
+    /// with 0 none waits.
+    pub max_waiting_requests: usize,
     /// How long a server waits for SETUP, its acceptor included \[C182], and a
     /// client for the answer to RESUME. Default 10 s.
     pub setup_timeout: Duration,
@@ -107,6 +117,7 @@ impl Default for Limits {
             max_owed_len: 256 << 10,
             max_queued_len: 8 << 20,
             max_one_way: 1_024,
+            max_waiting_requests: 256,
             setup_timeout: Duration::from_secs(10),
             max_resume_len: 8 << 20,
         }

@@ -25,6 +25,7 @@
 mod config;
 mod fragment;
 mod keepalive;
+mod lease;
 mod resume;
 mod session;
 mod setup;
@@ -36,6 +37,7 @@ pub use self::stats::Books;
 pub use self::{
     config::{Config, Limits},
     keepalive::{Action, Keepalive},
+    lease::{Latency, LeaseConfig, LeaseGrant, LeaseStatus, Load},
     resume::{ResumeOptions, ResumeRequest},
     session::{Event, Progress, Session},
     setup::{Setup, SetupOptions, Side},

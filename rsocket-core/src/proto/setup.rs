@@ -63,18 +63,18 @@ impl SetupOptions {
     /// Bytes of the SETUP frame. A link that takes no frame of this length
     /// cannot carry the session.
     pub fn encoded_len(&self) -> usize {
-        self.encode().len()
+        self.encode(false).len()
     }
 
     /// The SETUP frame, encoded.
-    pub(super) fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self, lease: bool) -> Bytes {
         let setup = frame::Setup {
             major: frame::VERSION.0,
             minor: frame::VERSION.1,
             keepalive: self.keepalive_interval,
             max_lifetime: self.max_lifetime,
             resume_token: self.resume_token.as_deref(),
-            lease: false,
+            lease,
             metadata_mime: self.metadata_mime.as_bytes(),
             data_mime: self.data_mime.as_bytes(),
             payload: PayloadRef {
@@ -94,6 +94,8 @@ pub struct Setup {
     pub keepalive_interval: Duration,
     /// How long either side may be silent.
     pub max_lifetime: Duration,
+    /// Whether the client asks for leases, and will keep to them.
+    pub lease: bool,
     /// Media type of metadata. Bytes that are not UTF-8 were replaced.
     pub metadata_mime: String,
     /// Media type of data, likewise.
@@ -109,6 +111,7 @@ impl Setup {
         Self {
             keepalive_interval: setup.keepalive.to_duration(),
             max_lifetime: setup.max_lifetime.to_duration(),
+            lease: setup.lease,
             metadata_mime: String::from_utf8_lossy(setup.metadata_mime).into_owned(),
             data_mime: String::from_utf8_lossy(setup.data_mime).into_owned(),
             payload: keep(&setup.payload, whole),

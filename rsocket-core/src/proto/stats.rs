@@ -11,10 +11,10 @@ pub struct Stats {
     /// Frames that made no sense where they came and were ignored, as the
     /// spec demands ("Handling the Unexpected").
     pub frames_ignored: u64,
-    /// Requests of the peer refused with REJECTED.
+    /// Requests of the peer refused with REJECTED, for whatever reason.
     pub requests_rejected: u64,
-    /// Fire-and-forgets and metadata pushes dropped for
-    /// [`Limits::max_one_way`](super::Limits::max_one_way).
+    /// Fire-and-forgets and metadata pushes dropped, for
+    /// [`Limits::max_one_way`](super::Limits::max_one_way) or want of a lease.
     pub one_way_dropped: u64,
     /// Streams ended because the peer broke a rule on them.
     pub streams_misbehaved: u64,
@@ -26,6 +26,15 @@ pub struct Stats {
     pub resume_len: usize,
     /// Streams of either side that are open now.
     pub streams_open: usize,
+    /// LEASE frames sent.
+    pub leases_sent: u64,
+    /// LEASE frames received, where leases were agreed on.
+    pub leases_received: u64,
+    /// Own requests that wait now: for a lease, or with one for the link.
+    pub requests_waiting: usize,
+    /// Requests of the peer refused, or dropped if they are one-way, because
+    /// no lease allowed them.
+    pub lease_rejected: u64,
 }
 
 /// What a session holds for its peer, in bytes; for tests.

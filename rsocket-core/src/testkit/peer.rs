@@ -241,6 +241,7 @@ impl Peer {
                 Event::MetadataPush(metadata) => {
                     format!("METADATA_PUSH m={}", String::from_utf8_lossy(&metadata))
                 }
+                Event::LeaseDue => "LeaseDue".to_owned(),
                 Event::Closed(reason) => format!("Closed: {reason}"),
             })
             .collect()

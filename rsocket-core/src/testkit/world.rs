@@ -610,6 +610,7 @@ impl World {
                 end.pushes_in_work += 1;
                 end.got_pushes.push(metadata[0]);
             }
+            Event::LeaseDue => panic!("nobody agreed on leases"),
             Event::Closed(reason) => {
                 assert!(end.closed.is_none(), "it ends once");
                 end.closed = Some(reason);
@@ -1028,6 +1029,7 @@ impl End {
             limits: limits.clone(),
             drain_timeout: Duration::from_secs(3_600),
             resume: None,
+            lease: None,
         };
         let millis = |n| Millis31::new(n).expect("some milliseconds");
         let setup = SetupOptions {

@@ -113,6 +113,7 @@ pub(super) struct Resumption {
 #[derive(Debug)]
 pub(super) struct Unaccepted {
     setup: SetupOptions,
+    lease: bool,
     /// SETUP goes out again on the next link: the server has no such session.
     pub(super) start_over: bool,
     attempts: u32,
@@ -141,10 +142,16 @@ impl Resumption {
     /// "never" all the same: rsocket-cpp says so that it cannot resume \[C285].
     const MAX_REFUSALS: u32 = 8;
 
-    pub(super) fn client(token: Bytes, options: ResumeOptions, setup: SetupOptions) -> Self {
+    pub(super) fn client(
+        token: Bytes,
+        options: ResumeOptions,
+        setup: SetupOptions,
+        lease: bool,
+    ) -> Self {
         let mut resumption = Self::server(token, options);
         resumption.unaccepted = Some(Box::new(Unaccepted {
             setup,
+            lease,
             start_over: false,
             attempts: 0,
         }));
@@ -229,7 +236,7 @@ impl Resumption {
             token.extend_from_slice(format!(".{}", unaccepted.attempts).as_bytes());
             self.token = token.into();
             unaccepted.setup.resume_token = Some(self.token.clone());
-            self.first_words = Some(unaccepted.setup.encode());
+            self.first_words = Some(unaccepted.setup.encode(unaccepted.lease));
             self.come_up();
             return;
         }

@@ -62,6 +62,8 @@ pub(super) enum Cause {
     Keepalive,
     /// What we have received, for the peer to forget it: one at a time.
     Confirm,
+    /// Our LEASE: the newest.
+    Lease,
     /// SETUP, or the last words.
     Once,
 }
@@ -74,7 +76,7 @@ impl Effects {
         match cause {
             Cause::Peer => self.owed += frame.len() + Self::COST,
             Cause::Push => self.pushed += frame.len() + Self::COST,
-            Cause::Keepalive | Cause::Confirm | Cause::Once => {}
+            Cause::Keepalive | Cause::Confirm | Cause::Lease | Cause::Once => {}
         }
         self.control.push_back(Control { frame, cause });
     }
@@ -106,7 +108,7 @@ impl Effects {
         match control.cause {
             Cause::Peer => self.owed -= cost,
             Cause::Push => self.pushed -= cost,
-            Cause::Keepalive | Cause::Confirm | Cause::Once => {}
+            Cause::Keepalive | Cause::Confirm | Cause::Lease | Cause::Once => {}
         }
         Some(control)
     }

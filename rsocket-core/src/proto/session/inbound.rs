@@ -22,6 +22,7 @@ impl Session {
         if let Some(keepalive) = &mut self.keepalive {
             keepalive.on_received(now);
         }
+        self.tell_time(now);
         let too_long = whole.as_slice().len() > self.config.limits.max_frame_len;
         let frame = Frame::decode(whole.as_slice());
         match self.phase {
@@ -29,7 +30,7 @@ impl Session {
                 let message = "the first frame is longer than max_frame_len".to_owned();
                 self.refuse(&Failure::from_wire(ErrorCode::INVALID_SETUP, message));
             }
-            Phase::AwaitSetup => self.on_first_frame(frame, whole),
+            Phase::AwaitSetup => self.on_first_frame(now, frame, whole),
             Phase::Open | Phase::Draining(_) => {
                 if too_long {
                     self.violation("a frame is longer than max_frame_len");
@@ -101,11 +102,10 @@ impl Session {
             Frame::Ext(ext) if !ext.ignore => {
                 self.violation("an extension frame of unknown type without IGNORE");
             }
-            Frame::Setup(_)
-            | Frame::Lease(_)
-            | Frame::Resume(_)
-            | Frame::ResumeOk(_)
-            | Frame::Ext(_) => effects.stats.frames_ignored += 1,
+            Frame::Lease(frame) => self.on_lease(frame),
+            Frame::Setup(_) | Frame::Resume(_) | Frame::ResumeOk(_) | Frame::Ext(_) => {
+                effects.stats.frames_ignored += 1
+            }
         }
         self.finish_drain();
     }
@@ -129,7 +129,12 @@ impl Session {
     }
 
     /// A server's first frame must be SETUP or RESUME \[C181].
-    fn on_first_frame(&mut self, frame: Result<Frame<'_>, DecodeError>, whole: &InFrame<'_>) {
+    fn on_first_frame(
+        &mut self,
+        now: Instant,
+        frame: Result<Frame<'_>, DecodeError>,
+        whole: &InFrame<'_>,
+    ) {
         let (code, message) = match frame {
             Ok(Frame::Setup(setup)) => {
                 // The version is checked first: of another version nothing else
@@ -143,7 +148,7 @@ impl Session {
                 } else if setup.resume_token.is_some_and(<[u8]>::is_empty) {
                     let message = "the resume token is empty";
                     (ErrorCode::INVALID_SETUP, message.to_owned())
-                } else if setup.lease {
+                } else if setup.lease && self.config.lease.is_none() {
                     let message = "lease is not supported";
                     (ErrorCode::UNSUPPORTED_SETUP, message.to_owned())
                 } else if payload_len(&setup.payload) > self.config.limits.max_payload_len {
@@ -151,6 +156,9 @@ impl Session {
                     (ErrorCode::REJECTED_SETUP, message.to_owned())
                 } else {
                     let max_lifetime = setup.max_lifetime;
+                    if setup.lease {
+                        self.streams.use_lease(now, &self.config);
+                    }
                     let setup = Setup::from_frame(&setup, whole);
                     let token = setup.resume_token.clone();
                     self.phase = Phase::Deciding {
@@ -231,6 +239,8 @@ impl Session {
         if frame.code == ErrorCode::CONNECTION_CLOSE {
             if matches!(self.phase, Phase::Open) {
                 self.phase = Phase::Draining(By::Peer);
+                // Who closes grants no more.
+                self.streams.fail_waiting(&CloseReason::Peer);
                 self.deadline = now.checked_add(self.config.drain_timeout);
             }
         } else if self.side == Side::Client && !self.established {

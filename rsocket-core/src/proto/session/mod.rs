@@ -2,6 +2,7 @@
 
 mod effects;
 mod inbound;
+mod lease;
 mod resume;
 mod verbs;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use super::Books;
 use super::{
     Action, Config, Keepalive, ResumeRequest, Setup, SetupOptions, Side, Stats, StreamKey, Wake,
+    lease::Lease,
     resume::{LinkState, Resumption},
     streams::{Streams, frame_limit, message_bytes, payload_cost},
 };
@@ -98,6 +100,10 @@ pub enum Event {
     },
     /// METADATA_PUSH.
     MetadataPush(Bytes),
+    /// It is time to grant the peer requests, or to decide that it gets none:
+    /// answer with [`Session::grant_lease`], by
+    /// [`Session::lease_load`]. Only where leases were agreed on.
+    LeaseDue,
     /// The connection is over. All streams were told; once `transmit` is idle,
     /// close the link.
     Closed(CloseReason),
@@ -121,7 +127,11 @@ impl Event {
         match self {
             Self::Request { payload, .. } => payload_cost(payload.len()),
             Self::MetadataPush(metadata) => payload_cost(metadata.len()),
-            Self::Setup(_) | Self::Resume(_) | Self::Channel { .. } | Self::Closed(_) => 0,
+            Self::Setup(_)
+            | Self::Resume(_)
+            | Self::Channel { .. }
+            | Self::LeaseDue
+            | Self::Closed(_) => 0,
         }
     }
 }
@@ -132,10 +142,13 @@ impl Session {
         let keepalive = Keepalive::client(now, setup.keepalive_interval, setup.max_lifetime);
         let mut session = Self::new(Side::Client, config, link, Phase::Open);
         session.keepalive = Some(keepalive);
-        session.effects.control(Cause::Once, setup.encode());
+        let lease = session.config.lease.is_some();
+        session.effects.control(Cause::Once, setup.encode(lease));
+        session.streams.use_lease(now, &session.config);
+        session.start_granting(now);
         if let Some(token) = setup.resume_token.clone() {
             let options = session.config.resume.clone().unwrap_or_default();
-            let resumption = Resumption::client(token, options, setup.clone());
+            let resumption = Resumption::client(token, options, setup.clone(), lease);
             session.resume = Some(Box::new(resumption));
             // The answer shows that the server knows the session.
             session.ask_to_confirm();
@@ -195,6 +208,7 @@ impl Session {
             }
             return;
         }
+        self.lease_timeout(now);
         let Some(keepalive) = &mut self.keepalive else {
             return;
         };
@@ -277,7 +291,10 @@ impl Session {
             result
         })?;
         match progress {
-            Progress::Sent => self.finish_drain(),
+            Progress::Sent => {
+                self.finish_drain();
+                self.ask_for_lease();
+            }
             Progress::Idle | Progress::Blocked => {}
         }
         Ok(progress)
@@ -288,10 +305,16 @@ impl Session {
         &mut self,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Progress, E> {
-        if let Some(Control { frame, .. }) = self.effects.control.front() {
+        if let Some(Control { frame, cause }) = self.effects.control.front() {
             match send(&OutFrame::encoded(frame)) {
                 Poll::Pending => return Ok(Progress::Blocked),
                 Poll::Ready(sent) => sent?,
+            }
+            if *cause == Cause::Lease
+                && let Some(lease) = self.streams.lease_mut()
+            {
+                lease.on_sent();
+                self.effects.stats.leases_sent += 1;
             }
             self.effects.pop_control();
         }
@@ -365,13 +388,13 @@ impl Session {
             return None;
         }
         let link = match &self.resume {
-            Some(resume) if !resume.is_up() => resume.poll_timeout(),
-            _ => self.keepalive.as_ref().map(Keepalive::poll_timeout),
+            Some(resume) if !resume.is_up() => [resume.poll_timeout(), None],
+            _ => [
+                self.keepalive.as_ref().map(Keepalive::poll_timeout),
+                self.poll_lease_timeout(),
+            ],
         };
-        match (self.deadline, link) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.deadline].into_iter().chain(link).flatten().min()
     }
 
     /// Whether frames may be given to [`handle_frame`](Self::handle_frame).
@@ -431,6 +454,7 @@ impl Session {
         Stats {
             streams_open: self.streams.len(),
             resume_len: self.resume.as_ref().map_or(0, |resume| resume.log.len()),
+            requests_waiting: self.streams.lease().map_or(0, Lease::waiting_len),
             ..self.effects.stats
         }
     }

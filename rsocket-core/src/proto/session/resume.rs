@@ -53,6 +53,7 @@ impl Session {
         if let Some(resume) = &mut self.resume {
             resume.ask(answer_by);
             if resume.is_up() {
+                self.void_leases(now);
                 // From the start: SETUP.
                 if let Some(keepalive) = &mut self.keepalive {
                     keepalive.restart(now);
@@ -142,6 +143,7 @@ impl Session {
             keepalive.restart(now);
         }
         self.effects.stats.resumptions += 1;
+        self.void_leases(now);
         tracing::debug!("the session goes on over a new link");
         let replays = self.resume.as_ref().is_some_and(|r| r.log.is_replaying());
         if !replays {

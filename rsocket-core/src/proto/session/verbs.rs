@@ -23,6 +23,7 @@ impl Session {
             self.phase = Phase::Open;
             self.deadline = None;
             self.keepalive = Some(Keepalive::server(now, max_lifetime));
+            self.start_granting(now);
         }
     }
 
@@ -46,7 +47,7 @@ impl Session {
     ///
     /// [`Error::Closed`] when the connection ends, [`Error::TooLong`] for a
     /// payload that cannot be sent, [`Error::NoStreamId`] when all ids are in
-    /// use. Nothing was sent.
+    /// use, [`Error::NoLease`] when too many wait for a lease. Nothing was sent.
     pub fn open(&mut self, open: Open) -> Result<StreamKey, Error> {
         match &self.phase {
             Phase::AwaitSetup | Phase::Deciding { .. } | Phase::Open => {}
@@ -150,6 +151,7 @@ impl Session {
     /// Lets go of a stream's handle; a channel has two.
     pub fn release(&mut self, key: StreamKey) {
         self.streams.release(key);
+        self.ask_for_lease();
         self.finish_drain();
     }
 

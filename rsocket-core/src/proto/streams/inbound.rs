@@ -38,7 +38,7 @@ impl Streams {
             effects.stats.frames_ignored += 1;
             return;
         }
-        if let Err(why) = self.admits(request, refuse_new, limits) {
+        if let Err(why) = self.admits(request, refuse_new, limits, effects) {
             match interaction {
                 // No answer of any kind [C234].
                 Interaction::FireAndForget => effects.stats.one_way_dropped += 1,
@@ -53,6 +53,9 @@ impl Streams {
         }
 
         let slot = self.insert(id, Role::Responder, interaction);
+        if let Some(lease) = &mut self.lease {
+            lease.begin(slot);
+        }
         let Some(stream) = self.slots.get_mut(slot) else {
             return;
         };
@@ -74,11 +77,19 @@ impl Streams {
     }
 
     fn admits(
-        &self,
+        &mut self,
         request: &Request<'_>,
         refuse_new: bool,
         limits: &Limits,
+        effects: &mut Effects,
     ) -> Result<(), &'static str> {
+        // First, since the peer counts it whatever else we find [C200].
+        if let Some(lease) = &mut self.lease
+            && let Err(why) = lease.admit()
+        {
+            effects.stats.lease_rejected += 1;
+            return Err(why);
+        }
         if refuse_new {
             return Err("the connection is closing");
         }

@@ -64,7 +64,7 @@ impl Streams {
         for (slot, stream) in live() {
             assert_eq!(self.find_any(stream.id), Some(slot));
             assert!(
-                closed || stream.queued || !stream.has_output(),
+                closed || stream.queued || stream.waits_for_lease || !stream.has_output(),
                 "slot {slot} has output and stands in no queue"
             );
             assert!(
@@ -87,6 +87,19 @@ impl Streams {
         assert_eq!(crowded.len(), self.crowded.len(), "a slot waits twice");
         for (slot, stream) in self.slots.iter().enumerate() {
             assert_eq!(stream.crowded, crowded.contains(&slot), "list and flag");
+        }
+        let waiting = self.lease.as_ref();
+        let waiting: Vec<usize> = waiting.map_or(vec![], |lease| lease.waiting().collect());
+        let set: HashSet<usize> = waiting.iter().copied().collect();
+        assert_eq!(set.len(), waiting.len(), "a request waits twice");
+        for (slot, stream) in self.slots.iter().enumerate() {
+            let waits = stream.waits_for_lease && stream.live;
+            assert_eq!(waits, set.contains(&slot), "lease queue and flag");
+            assert!(!waits || !stream.queued, "slot {slot} stands in two queues");
+            assert!(
+                !waits || !stream.announced,
+                "slot {slot} waits and was sent"
+            );
         }
     }
 }

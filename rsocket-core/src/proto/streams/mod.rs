@@ -5,6 +5,7 @@ mod ids;
 mod inbound;
 #[cfg(any(test, feature = "testkit"))]
 mod inspect;
+mod leased;
 mod outbound;
 mod state;
 mod stream;
@@ -21,7 +22,7 @@ use self::{
     stream::{Ended, Item, Stream, WriterWaits},
     table::IdTable,
 };
-use super::{Config, Limits, Side};
+use super::{Config, Limits, Side, lease::Lease};
 use crate::{
     Payload,
     error::{CloseReason, Error, Failure},
@@ -110,6 +111,8 @@ pub(super) struct Streams {
     max_message_len: usize,
     /// In the order in which their turns came.
     wakes: VecDeque<Wake>,
+    /// Where both sides agreed on leases.
+    lease: Option<Box<Lease>>,
 }
 
 /// What the outboxes of all streams cost; see [`Item::cost`].
@@ -164,6 +167,7 @@ impl Streams {
             crowded: Vec::new(),
             max_message_len: max_message_len(max_frame_len),
             wakes: VecDeque::new(),
+            lease: None,
         }
     }
 
@@ -193,6 +197,9 @@ impl Streams {
         config: &Config,
     ) -> Result<StreamKey, Error> {
         check_len(&open, max_frame_len, config)?;
+        if let Some(lease) = &self.lease {
+            lease.takes_request()?;
+        }
         let Open {
             interaction,
             payload,
@@ -221,14 +228,16 @@ impl Streams {
             Interaction::RequestChannel => 2,
             _ => 1,
         };
-        self.push(
-            slot,
-            Item::Request {
-                payload,
-                initial_n,
-                complete,
-            },
-        );
+        let request = Item::Request {
+            payload,
+            initial_n,
+            complete,
+        };
+        if self.lease.is_some() {
+            self.wait_for_lease(slot, request);
+        } else {
+            self.push(slot, request);
+        }
         Ok(StreamKey { slot, id })
     }
 
@@ -364,6 +373,7 @@ impl Streams {
     fn enqueue(&mut self, slot: usize) {
         if let Some(stream) = self.slots.get_mut(slot)
             && !stream.queued
+            && !stream.waits_for_lease
             && stream.has_output()
         {
             stream.queued = true;
@@ -432,6 +442,9 @@ impl Streams {
             Role::Requester => self.local.remove(stream.id),
             Role::Responder => {
                 self.remote.remove(stream.id);
+                if let Some(lease) = &mut self.lease {
+                    lease.gone(slot);
+                }
                 if matches!(stream.interaction, Interaction::FireAndForget) {
                     self.one_way -= 1;
                 }
@@ -587,6 +600,11 @@ impl Streams {
         let Some(stream) = self.by_key(key) else {
             return;
         };
+        if stream.waits_for_lease {
+            // A request that nobody saw needs no ERROR.
+            self.cancel(key);
+            return;
+        }
         if !stream.transition(StreamEvent::SendError) {
             return;
         }
@@ -613,6 +631,7 @@ impl Streams {
                 self.queued.remove(stream.role, stream.drop_output());
                 // A request that nobody saw needs no CANCEL [C339].
                 stream.cancel = stream.announced;
+                self.forget_waiting(key.slot);
                 self.relieve();
                 self.end_writer(key.slot);
             }
@@ -651,6 +670,7 @@ impl Streams {
     /// Ends all streams: the connection is over.
     pub(super) fn close(&mut self, reason: &CloseReason) {
         self.queue.clear();
+        self.stop_waiting();
         for slot in 0..self.slots.len() {
             let Some(stream) = self.slots.get_mut(slot) else {
                 continue;

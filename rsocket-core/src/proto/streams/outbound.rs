@@ -8,6 +8,7 @@ use crate::{
     frame::{Demand, HEADER_LEN, Head, Interaction},
     payload::Chunk,
     proto::{
+        Role,
         fragment::{Cursor, Fragment},
         session::Progress,
     },
@@ -24,6 +25,13 @@ enum Sent {
     RequestN(Demand),
 }
 
+impl Sent {
+    /// Whether a responder that sends this answers.
+    fn is_answer(&self) -> bool {
+        matches!(self, Self::Fragment(_) | Self::Item)
+    }
+}
+
 impl Streams {
     /// Sends one frame of the stream whose turn it is.
     ///
@@ -34,6 +42,11 @@ impl Streams {
         max_len: usize,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Progress, E> {
+        if let Some(lease) = &self.lease
+            && let Some(slot) = lease.next_start(!self.queue.is_empty())
+        {
+            return self.transmit_start(slot, max_len, send);
+        }
         let Some(&slot) = self.queue.front() else {
             return Ok(Progress::Idle);
         };
@@ -51,6 +64,12 @@ impl Streams {
             Poll::Pending => return Ok(Progress::Blocked),
             Poll::Ready(sent) => sent?,
         };
+        if let Some(lease) = &mut self.lease {
+            lease.went_on();
+            if stream.role == Role::Responder && sent.is_answer() {
+                lease.answered(slot);
+            }
+        }
         self.queued.remove(stream.role, apply(stream, sent));
 
         let more = stream.has_output();
@@ -60,13 +79,44 @@ impl Streams {
         } else if self.queue.len() > 1 {
             self.queue.rotate_left(1);
         }
+        self.after_sent(slot, more);
+        Ok(Progress::Sent)
+    }
+
+    /// Sends the first frame of a request that waited for a lease.
+    #[inline(never)]
+    fn transmit_start<E>(
+        &mut self,
+        slot: usize,
+        max_len: usize,
+        send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+    ) -> Result<Progress, E> {
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return Ok(Progress::Idle);
+        };
+        let sent = match send_next(stream, max_len, send) {
+            Poll::Pending => return Ok(Progress::Blocked),
+            Poll::Ready(sent) => sent?,
+        };
+        self.leave_queue_of_lease(slot);
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return Ok(Progress::Idle);
+        };
+        self.queued.remove(stream.role, apply(stream, sent));
+        let more = stream.has_output();
+        self.enqueue(slot);
+        self.after_sent(slot, more);
+        Ok(Progress::Sent)
+    }
+
+    #[inline]
+    fn after_sent(&mut self, slot: usize, more: bool) {
         self.wake_writer(slot);
         self.relieve();
         if !more {
             self.tell_fire_and_forget(slot);
             self.settle(slot);
         }
-        Ok(Progress::Sent)
     }
 
     /// Whoever sent a fire-and-forget waits for this.

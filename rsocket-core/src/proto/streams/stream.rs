@@ -34,6 +34,9 @@ pub(super) struct Stream {
     pub(super) queued: bool,
     /// Whether the request was sent, if only its first fragment.
     pub(super) announced: bool,
+    /// Whether the request waits in the lease's queue. Until it leaves that, its
+    /// cost is not counted: it must not hold up streams that go on.
+    pub(super) waits_for_lease: bool,
 
     pub(super) credit: Credit,
     pub(super) outbox: VecDeque<Item>,
@@ -134,6 +137,7 @@ impl Stream {
             handles: 0,
             queued: false,
             announced: matches!(role, Role::Responder),
+            waits_for_lease: false,
             credit: Credit::default(),
             outbox: VecDeque::new(),
             outbox_cost: 0,
@@ -165,6 +169,7 @@ impl Stream {
             handles,
             queued,
             announced,
+            waits_for_lease,
             credit,
             outbox,
             outbox_cost,
@@ -190,6 +195,7 @@ impl Stream {
         *handles = 0;
         *queued = false;
         *announced = matches!(role, Role::Responder);
+        *waits_for_lease = false;
         *credit = Credit::default();
         *outbox_cost = 0;
         *cursor = Cursor::default();
