@@ -14,8 +14,8 @@ use crate::proto::{LeaseGrant, Load};
 /// or more, with `latency` their mean:
 ///
 /// - `base` is the lowest latency seen. To notice that the service itself
-///   became slower, every 64 rounds a quarter of the limit is granted for a
-///   while, and `base` measured anew.
+///   became slower, every 64 rounds, or 8 in which the limit shrank as fast as
+///   it can, a quarter of it is granted for a while, and `base` measured anew.
 /// - `gradient` is `tolerance * base / latency`, held to 0.5 ..= 1: 1 while
 ///   answers are at most `tolerance` times slower than at their best.
 /// - the limit moves a third of the way to `limit * gradient + sqrt(limit)`.
@@ -60,6 +60,7 @@ impl Adaptive {
     /// Answers that make a round.
     const SAMPLES: f64 = 10.0;
     const ROUNDS_TO_PROBE: u32 = 64;
+    const LEAST_GRADIENT: f64 = 0.5;
 
     /// Starts at 16 requests at once, within 1 and 10,000.
     pub fn new() -> Self {
@@ -161,13 +162,18 @@ impl Adaptive {
     fn adjust(&mut self, mean: f64, used: bool) {
         let base = self.base.map_or(mean, |base| base.min(mean));
         self.base = Some(base);
-        let gradient = (self.tolerance * base / mean).clamp(0.5, 1.0);
+        let gradient = (self.tolerance * base / mean).clamp(Self::LEAST_GRADIENT, 1.0);
         let target = self.limit * gradient + self.limit.sqrt();
         if used || target < self.limit {
             self.limit += (target - self.limit) / 3.0;
             self.limit = self.limit.clamp(self.min.into(), self.max.into());
         }
-        self.rounds += 1;
+        // A limit that shrank and shrank without effect has the wrong base.
+        self.rounds += if gradient > Self::LEAST_GRADIENT {
+            1
+        } else {
+            Self::ROUNDS_TO_PROBE / 8
+        };
         if self.rounds >= Self::ROUNDS_TO_PROBE {
             self.rounds = 0;
             self.probe = Probe::Draining;
