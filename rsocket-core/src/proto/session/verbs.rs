@@ -97,6 +97,12 @@ impl Session {
         self.streams.poll_capacity(key)
     }
 
+    /// Whether a link took the request that opened the stream, if only its first
+    /// fragment. If not, the peer knows nothing of it.
+    pub fn was_sent(&mut self, key: StreamKey) -> bool {
+        self.streams.was_sent(key)
+    }
+
     /// Whether the stream's sending half is over; [`Wake::Writer`](crate::proto::Wake::Writer) tells when
     /// it ends later.
     pub fn poll_send_closed(&mut self, key: StreamKey) -> bool {

@@ -453,6 +453,11 @@ impl Streams {
         self.free.push(slot);
     }
 
+    /// Whether a link took the request; so it is assumed of streams long gone.
+    pub(super) fn was_sent(&mut self, key: StreamKey) -> bool {
+        self.by_key(key).is_none_or(|stream| stream.announced)
+    }
+
     /// Takes what arrived on a stream.
     pub(super) fn poll_take(&mut self, key: StreamKey) -> Take {
         let Some(stream) = self.by_key(key) else {
