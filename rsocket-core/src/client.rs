@@ -1,6 +1,6 @@
 //! Connecting.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
     LeaseOptions, Payload, Requester, Responder,
@@ -45,13 +45,21 @@ pub async fn connect(connector: impl Connector) -> Result<Requester, Error> {
 ///     .await?;
 /// # drop(peer); Ok(()) }
 /// ```
+///
+/// A clone makes further connections with the same settings; they share the
+/// responder.
+#[derive(Clone)]
 pub struct Client {
     config: Config,
     setup: SetupOptions,
-    dispatcher: Dispatcher,
+    make_setup: Option<MakeSetup>,
+    /// What each connection gets, around one responder.
+    dispatcher: Arc<dyn Fn() -> Dispatcher + Send + Sync>,
     resume: Option<Resume>,
     lease: Option<LeaseOptions>,
 }
+
+type MakeSetup = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Payload> + Send>> + Send + Sync>;
 
 impl Client {
     /// All defaults: keepalive every 20 s, the server dead after 90 s of
@@ -61,7 +69,8 @@ impl Client {
         Self {
             config: Config::default(),
             setup: SetupOptions::default(),
-            dispatcher: Dispatcher::new(Arc::new(())),
+            make_setup: None,
+            dispatcher: dispatchers(()),
             resume: None,
             lease: None,
         }
@@ -81,6 +90,30 @@ impl Client {
     #[must_use]
     pub fn setup(mut self, payload: impl Into<Payload>) -> Self {
         self.setup.payload = payload.into();
+        self
+    }
+
+    /// Makes the payload anew for each connection, where a token that was good
+    /// once need not be good again; replaces [`setup`](Self::setup).
+    ///
+    /// Connecting waits for the future. One that cannot have its payload yet
+    /// should wait for it, not give another.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn fresh_token() -> String { String::new() }
+    /// use rsocket_core::{Client, Payload};
+    ///
+    /// let client = Client::new().setup_with(|| async { Payload::new(fresh_token().await) });
+    /// # let _ = client;
+    /// ```
+    #[must_use]
+    pub fn setup_with<F>(mut self, make: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Payload> + Send + 'static,
+    {
+        self.make_setup = Some(Arc::new(move || Box::pin(make())));
         self
     }
 
@@ -166,7 +199,7 @@ impl Client {
     /// Answers the server's requests.
     #[must_use]
     pub fn responder(mut self, responder: impl Responder) -> Self {
-        self.dispatcher = Dispatcher::new(Arc::new(responder));
+        self.dispatcher = dispatchers(responder);
         self
     }
 
@@ -186,6 +219,9 @@ impl Client {
     ///
     /// Outside a tokio runtime with time enabled.
     pub async fn connect(mut self, connector: impl Connector) -> Result<Requester, Error> {
+        if let Some(make) = &self.make_setup {
+            self.setup.payload = make().await;
+        }
         if let Some(resume) = &self.resume {
             let token = match &resume.token {
                 Some(token) => token.clone(),
@@ -219,7 +255,7 @@ impl Client {
         let requester = Requester::new(Arc::clone(&shared));
         // SETUP leaves now, with whatever request comes first.
         shared.with(|_| ());
-        let driver = Driver::client(shared, rx, limits, self.dispatcher, redial)
+        let driver = Driver::client(shared, rx, limits, (self.dispatcher)(), redial)
             .granting(self.lease.as_ref());
         tokio::spawn(tracing::Instrument::instrument(driver, span));
         requester
@@ -261,6 +297,12 @@ impl std::fmt::Debug for Client {
             .field("setup", &self.setup)
             .finish_non_exhaustive()
     }
+}
+
+/// Makes dispatchers to one responder.
+fn dispatchers(responder: impl Responder) -> Arc<dyn Fn() -> Dispatcher + Send + Sync> {
+    let responder = Arc::new(responder);
+    Arc::new(move || Dispatcher::new(Arc::clone(&responder)))
 }
 
 fn no_entropy(error: std::io::Error) -> Error {
