@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
-    LeaseOptions, Payload, Requester, Responder,
+    LeaseOptions, Payload, Reconnect, Reconnecting, Requester, Responder,
     driver::{Dispatcher, Driver, Redial, Shared, now},
     error::Error,
     frame::Millis31,
@@ -245,6 +245,18 @@ impl Client {
         Ok(self.connect_link(link, redial))
     }
 
+    /// A handle that connects by itself, and again whenever the session was
+    /// lost: see the [module](crate::reconnect) for what becomes of requests.
+    ///
+    /// Returns at once; whether it is connected, [`Reconnecting::state`] tells.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time enabled.
+    pub fn reconnecting(self, connector: impl Connector, settings: Reconnect) -> Reconnecting {
+        Reconnecting::start(self, Arc::new(connector), settings)
+    }
+
     /// Starts a session on a link that is already there.
     fn connect_link(self, link: Link, redial: Option<Redial>) -> Requester {
         let limits = link.limits();
@@ -259,6 +271,13 @@ impl Client {
             .granting(self.lease.as_ref());
         tokio::spawn(tracing::Instrument::instrument(driver, span));
         requester
+    }
+
+    /// No two sessions may have the same \[C302].
+    pub(crate) fn forget_resume_token(&mut self) {
+        if let Some(resume) = &mut self.resume {
+            resume.token = None;
+        }
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     frame::{DecodeError, ErrorCode},
-    transport::TransportError,
+    transport::{TransportError, TransportErrorKind},
 };
 
 /// What one side tells the other when it will not (go on to) answer: the code
@@ -132,6 +132,20 @@ pub enum Error {
     /// The connection is over, and with it all its streams.
     #[error("the connection is closed")]
     Closed(#[source] CloseReason),
+
+    /// There is no connection at the moment, the request was not to wait for
+    /// one, and nothing was sent: try later, or elsewhere. Says what ended the
+    /// last connection or attempt, if there was any.
+    #[error("not connected")]
+    NotConnected(#[source] Option<CloseReason>),
+
+    /// There is no connection at the moment, and as many requests as may wait
+    /// for one do. Nothing was sent: ask less until the peer is back.
+    #[error("not connected, and {limit} requests wait already")]
+    TooManyWaiting {
+        /// See `Reconnect::max_waiting`.
+        limit: usize,
+    },
 }
 
 /// A rule that a peer broke on one stream.
@@ -254,6 +268,17 @@ impl CloseReason {
     /// Whether the connection ended as planned, by either side.
     pub fn is_graceful(&self) -> bool {
         matches!(self, Self::Local | Self::Peer)
+    }
+
+    /// Whether the same client may well fare better if it connects again: not
+    /// when the server refused it, nor with an address or settings that make
+    /// no sense.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused(_) => false,
+            Self::Transport(error) => error.kind() != TransportErrorKind::Invalid,
+            _ => true,
+        }
     }
 }
 

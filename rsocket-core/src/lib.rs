@@ -5,6 +5,8 @@
 //!
 //! - [`connect`] and [`Client`] make a [`Requester`]; [`serve`] and [`Server`]
 //!   accept connections. Both sides may request and both may respond.
+//! - [`Client::reconnecting`] makes a [`Reconnecting`], which connects again by
+//!   itself: see [`reconnect`].
 //! - [`Requester`] sends requests: [`fire_and_forget`](Requester::fire_and_forget),
 //!   [`request_response`](Requester::request_response),
 //!   [`request_stream`](Requester::request_stream),
@@ -87,6 +89,8 @@ mod driver;
 #[cfg(feature = "tokio")]
 mod payload_stream;
 #[cfg(feature = "tokio")]
+pub mod reconnect;
+#[cfg(feature = "tokio")]
 mod requester;
 #[cfg(feature = "tokio")]
 mod responder;
@@ -105,6 +109,7 @@ pub use self::{
 pub use self::{
     client::{Client, connect},
     payload_stream::{PayloadSink, PayloadStream},
+    reconnect::{ConnectionState, Reconnect, Reconnecting, WhenDown},
     requester::{FireAndForget, OptionalResponse, Requester, Response},
     responder::{Handlers, Responder},
     server::{Server, Setup, serve},

@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     frame::{Demand, Interaction},
     proto::{Capacity, DemandPolicy, Open, StreamKey, Take},
+    reconnect::Finder,
 };
 
 type BoxOutbound = Pin<Box<dyn Stream<Item = Payload> + Send>>;
@@ -35,6 +36,8 @@ pub struct PayloadStream {
     state: State,
     /// Keeps a client's connection open.
     requester: Option<Requester>,
+    /// Finds it, if it may have to be waited for; until a link took the request.
+    finder: Option<Box<Finder>>,
     demand: DemandPolicy,
 }
 
@@ -42,8 +45,9 @@ enum State {
     /// Asked for when first polled.
     Request(Payload),
     /// Asked for when first polled and `outbound` has its first payload.
-    Channel(BoxOutbound),
-    Open(Reader),
+    Channel(BoxOutbound, Option<Payload>),
+    /// With the request, if it may have to be sent again.
+    Open(Reader, Option<Payload>),
     Done,
 }
 
@@ -74,9 +78,16 @@ impl Drop for Reader {
 impl PayloadStream {
     pub(crate) fn request(requester: Requester, payload: Payload) -> Self {
         Self {
-            state: State::Request(payload),
             requester: Some(requester),
-            demand: DemandPolicy::default(),
+            ..Self::new(State::Request(payload))
+        }
+    }
+
+    /// Likewise, on the connection that `finder` finds.
+    pub(crate) fn request_via(finder: Finder, payload: Payload) -> Self {
+        Self {
+            finder: Some(Box::new(finder)),
+            ..Self::new(State::Request(payload))
         }
     }
 
@@ -85,8 +96,27 @@ impl PayloadStream {
         outbound: impl Stream<Item = Payload> + Send + 'static,
     ) -> Self {
         Self {
-            state: State::Channel(Box::pin(outbound)),
             requester: Some(requester),
+            ..Self::new(State::Channel(Box::pin(outbound), None))
+        }
+    }
+
+    /// Likewise, on the connection that `finder` finds.
+    pub(crate) fn channel_via(
+        finder: Finder,
+        outbound: impl Stream<Item = Payload> + Send + 'static,
+    ) -> Self {
+        Self {
+            finder: Some(Box::new(finder)),
+            ..Self::new(State::Channel(Box::pin(outbound), None))
+        }
+    }
+
+    fn new(state: State) -> Self {
+        Self {
+            state,
+            requester: None,
+            finder: None,
             demand: DemandPolicy::default(),
         }
     }
@@ -95,19 +125,14 @@ impl PayloadStream {
     pub(crate) fn opened(requester: Requester, key: StreamKey) -> Self {
         let shared = Arc::clone(requester.shared());
         Self {
-            state: State::Open(Reader::new(shared, key)),
             requester: Some(requester),
-            demand: DemandPolicy::default(),
+            ..Self::new(State::Open(Reader::new(shared, key), None))
         }
     }
 
     /// The inbound half of a channel that the peer opened.
     pub(crate) fn inbound(shared: Arc<Shared>, key: StreamKey) -> Self {
-        Self {
-            state: State::Open(Reader::new(shared, key)),
-            requester: None,
-            demand: DemandPolicy::default(),
-        }
+        Self::new(State::Open(Reader::new(shared, key), None))
     }
 
     /// Asks for up to `high` payloads ahead of their use, and for more when
@@ -125,7 +150,7 @@ impl PayloadStream {
     /// asked for is buffered until it is taken.
     pub fn demand(mut self, policy: DemandPolicy) -> Self {
         self.demand = policy;
-        if let State::Open(Reader { shared, key, .. }) = &self.state {
+        if let State::Open(Reader { shared, key, .. }, _) = &self.state {
             shared.with(|inner| inner.session.set_demand(*key, policy));
         }
         self
@@ -136,49 +161,84 @@ impl PayloadStream {
     ///
     /// Spec: "REQUEST_N Frame (0x08)".
     pub fn request_n(&mut self, n: Demand) {
-        if let State::Open(Reader { shared, key, .. }) = &self.state {
+        if let State::Open(Reader { shared, key, .. }, _) = &self.state {
             shared.with(|inner| inner.session.request_n(*key, n));
         }
     }
 
-    /// Sends the request now, if that was not done yet.
-    fn open(&mut self, interaction: Interaction, payload: Payload) -> Result<StreamKey, Error> {
-        let Some(requester) = &self.requester else {
-            return Err(Error::Canceled);
-        };
-        let shared = Arc::clone(requester.shared());
-        let key = shared.open(Open {
-            interaction,
-            payload,
-            demand: self.demand,
-            complete: false,
-        })?;
-        self.state = State::Open(Reader::new(shared, key));
-        Ok(key)
+    /// Sends the request, once there is a connection that takes it. Leaves it in
+    /// `request` if it may have to be sent again.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        interaction: Interaction,
+        request: &mut Option<Payload>,
+    ) -> Poll<Result<Reader, Error>> {
+        loop {
+            let requester = match (&self.requester, &mut self.finder) {
+                (Some(requester), _) => requester,
+                (None, Some(finder)) => self.requester.insert(ready!(finder.poll(cx))?),
+                (None, None) => return Poll::Ready(Err(Error::Canceled)),
+            };
+            let payload = match &self.finder {
+                Some(_) => request.clone(),
+                None => request.take(),
+            };
+            let shared = Arc::clone(requester.shared());
+            let opened = shared.open(Open {
+                interaction,
+                payload: payload.unwrap_or_default(),
+                demand: self.demand,
+                complete: false,
+            });
+            match (opened, &self.finder) {
+                (Err(Error::Closed(reason)), Some(finder)) => {
+                    finder.lost(reason);
+                    self.requester = None;
+                }
+                (opened, _) => {
+                    return Poll::Ready(opened.map(|key| Reader::new(shared, key)));
+                }
+            }
+        }
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Request(payload) => {
-                self.open(Interaction::RequestStream, payload)?;
-            }
-            State::Channel(mut outbound) => {
-                let first = match outbound.poll_next_unpin(cx) {
-                    Poll::Ready(Some(first)) => first,
-                    Poll::Ready(None) => return Poll::Ready(Err(Error::EmptyChannel)),
-                    Poll::Pending => {
-                        self.state = State::Channel(outbound);
-                        return Poll::Pending;
-                    }
+                let mut request = Some(payload);
+                let sent = self.poll_send(cx, Interaction::RequestStream, &mut request);
+                let Poll::Ready(sent) = sent else {
+                    self.state = State::Request(request.unwrap_or_default());
+                    return Poll::Pending;
                 };
-                let key = self.open(Interaction::RequestChannel, first)?;
-                if let State::Open(reader) = &self.state {
-                    let source = Box::pin(outbound.map(Ok));
-                    let shared = Arc::clone(&reader.shared);
-                    tokio::spawn(Outbound::serve(source, shared, key));
-                }
+                self.state = State::Open(sent?, request);
             }
-            state @ (State::Open(_) | State::Done) => self.state = state,
+            State::Channel(mut outbound, mut first) => {
+                if first.is_none() {
+                    first = match outbound.poll_next_unpin(cx) {
+                        Poll::Ready(Some(first)) => Some(first),
+                        Poll::Ready(None) => return Poll::Ready(Err(Error::EmptyChannel)),
+                        Poll::Pending => {
+                            self.state = State::Channel(outbound, None);
+                            return Poll::Pending;
+                        }
+                    };
+                }
+                let sent = self.poll_send(cx, Interaction::RequestChannel, &mut first);
+                let Poll::Ready(sent) = sent else {
+                    self.state = State::Channel(outbound, first);
+                    return Poll::Pending;
+                };
+                let reader = sent?;
+                // What follows comes from `outbound`, which cannot start anew.
+                self.finder = None;
+                let source = Box::pin(outbound.map(Ok));
+                let (shared, key) = (Arc::clone(&reader.shared), reader.key);
+                self.state = State::Open(reader, None);
+                tokio::spawn(Outbound::serve(source, shared, key));
+            }
+            state @ (State::Open(..) | State::Done) => self.state = state,
         }
         Poll::Ready(Ok(()))
     }
@@ -189,31 +249,58 @@ impl Stream for PayloadStream {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if let Err(error) = ready!(this.poll_open(cx)) {
+        loop {
+            if let Err(error) = ready!(this.poll_open(cx)) {
+                this.requester = None;
+                this.finder = None;
+                return Poll::Ready(Some(Err(error)));
+            }
+            let State::Open(reader, request) = &mut this.state else {
+                return Poll::Ready(None);
+            };
+            let (take, sent) = match &this.finder {
+                None => (reader.shared.poll_take(cx, reader.key), true),
+                Some(_) => reader.shared.with(|inner| {
+                    let take = inner.poll_take(cx, reader.key);
+                    (take, inner.session.was_sent(reader.key))
+                }),
+            };
+            let item = match (take, &this.finder, request.take()) {
+                (Take::Failed(Error::Closed(reason)), Some(finder), Some(again)) if !sent => {
+                    finder.lost(reason);
+                    this.requester = None;
+                    this.state = State::Request(again);
+                    continue;
+                }
+                (Take::Pending, _, again) => {
+                    if sent {
+                        this.finder = None;
+                    } else {
+                        *request = again;
+                    }
+                    return Poll::Pending;
+                }
+                (Take::Payload(payload), ..) => {
+                    this.finder = None;
+                    return Poll::Ready(Some(Ok(payload)));
+                }
+                (Take::Complete, ..) => None,
+                (Take::Failed(error), ..) => Some(Err(error)),
+            };
+            reader.ended = true;
+            this.state = State::Done;
             this.requester = None;
-            return Poll::Ready(Some(Err(error)));
+            this.finder = None;
+            return Poll::Ready(item);
         }
-        let State::Open(reader) = &mut this.state else {
-            return Poll::Ready(None);
-        };
-        let item = match reader.shared.poll_take(cx, reader.key) {
-            Take::Pending => return Poll::Pending,
-            Take::Payload(payload) => return Poll::Ready(Some(Ok(payload))),
-            Take::Complete => None,
-            Take::Failed(error) => Some(Err(error)),
-        };
-        reader.ended = true;
-        this.state = State::Done;
-        this.requester = None;
-        Poll::Ready(item)
     }
 }
 
 impl fmt::Debug for PayloadStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (state, id) = match &self.state {
-            State::Request(_) | State::Channel(_) => ("not sent yet", None),
-            State::Open(reader) => ("open", Some(reader.key.id.get())),
+            State::Request(_) | State::Channel(..) => ("not sent yet", None),
+            State::Open(reader, _) => ("open", Some(reader.key.id.get())),
             State::Done => ("over", None),
         };
         f.debug_struct("PayloadStream")

@@ -172,11 +172,22 @@ impl Shared {
     /// Takes a request's one answer and lets go of the stream.
     #[inline]
     pub(crate) fn poll_answer(&self, cx: &Context<'_>, key: StreamKey) -> Take {
+        self.take_answer(cx, key, |_| ())
+    }
+
+    #[inline]
+    fn take_answer(
+        &self,
+        cx: &Context<'_>,
+        key: StreamKey,
+        before_release: impl FnOnce(&mut Inner),
+    ) -> Take {
         // Nothing to send comes of it, unless it was the last thing that a
         // closing connection waited for.
         let mut inner = self.lock();
         let take = inner.poll_take(cx, key);
         if !matches!(take, Take::Pending) {
+            before_release(&mut inner);
             inner.session.release(key);
             let driver = inner.driver_to_wake();
             drop(inner);
@@ -185,6 +196,13 @@ impl Shared {
             }
         }
         take
+    }
+
+    /// Likewise, and says whether a link took the request.
+    pub(crate) fn poll_answer_or_unsent(&self, cx: &Context<'_>, key: StreamKey) -> (Take, bool) {
+        let mut sent = true;
+        let take = self.take_answer(cx, key, |inner| sent = inner.session.was_sent(key));
+        (take, sent)
     }
 
     /// Ends a stream that its reader gave up.
