@@ -192,12 +192,13 @@ impl Core {
     }
 
     pub(super) fn set_connecting(&self, attempt: u32, last: Option<CloseReason>) {
+        // Wishes from here on are for the attempt after this one.
+        self.wished.store(false, Ordering::Relaxed);
         let state = ConnectionState::Connecting { attempt };
         self.set(state, Phase::Down(last), |_| true);
     }
 
     pub(super) fn set_up(&self, session: u64, requester: Requester) {
-        self.wished.store(false, Ordering::Relaxed);
         let phase = Phase::Up { session, requester };
         self.set(ConnectionState::Connected { session }, phase, |_| true);
     }
