@@ -35,6 +35,7 @@
 //!
 //! - `tokio` (default): the async API. Without it, `frame`, `proto` and
 //!   `transport` remain.
+//! - `disk-store`: `resume::DiskStore`, sessions that outlive their process.
 //! - `testkit`: the conformance suite for transports, and what tests share.
 #![cfg_attr(
     feature = "tokio",

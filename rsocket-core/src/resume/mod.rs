@@ -3,16 +3,24 @@
 //! - [`ResumeStore`] is what a store is: rows of bytes under the token of a
 //!   session, changed a [`Batch`] at a time.
 //! - [`MemoryStore`] lasts as long as its process.
+#![cfg_attr(
+    feature = "disk-store",
+    doc = "- [`DiskStore`] lasts as long as the directory that it lies in."
+)]
 //!
 //! A store knows nothing of the protocol: what rows mean is up to who writes
 //! them.
 
+#[cfg(feature = "disk-store")]
+mod disk;
 mod memory;
 mod options;
 mod store;
 
 #[cfg(feature = "tokio")]
 pub(crate) use self::options::random_token;
+#[cfg(feature = "disk-store")]
+pub use self::disk::{DiskStore, Durability};
 pub use self::{
     memory::MemoryStore,
     options::Resume,
