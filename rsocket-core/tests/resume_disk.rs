@@ -412,7 +412,7 @@ fn rows_written_and_deleted_again_and_again_do_not_make_the_files_grow() {
     let path = place.join("store");
     let store = open(&path);
     let count = if std::env::var_os("RSOCKET_TEST_SLOW").is_some() {
-        1_000_000
+        30_000
     } else {
         1500
     };

@@ -32,7 +32,7 @@ const STAYS: &[u8] = b"stays";
 const GOES: &[u8] = b"comes and goes";
 
 /// How many of the counters before the last have a row of their own.
-const LOG: u64 = 16;
+const LOG: u64 = 8;
 
 /// What a row holds when the counter is `count`: of a length, and of bytes,
 /// that another counter does not have.
@@ -188,7 +188,7 @@ fn what_a_killed_process_committed_is_there_and_whole() {
             }
             let sync = random.once_in(3);
             let early = random.once_in(4);
-            let reports = if early { 0 } else { random.length(100) };
+            let reports = if early { 0 } else { random.length(60) };
             let delay = random.length(if early { 30_000 } else { 3000 });
             let delay = Duration::from_micros(delay as u64);
             let reported = kill(&path, sync, reports, delay);
