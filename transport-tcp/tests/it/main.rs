@@ -8,6 +8,7 @@
 
 mod common;
 mod framing;
+mod reconnect;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
