@@ -10,10 +10,11 @@
 use std::{
     collections::VecDeque,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Output, Stdio},
     sync::{
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -692,7 +693,12 @@ fn a_driver_says_what_it_can_do_and_survives_what_it_cannot() {
     let (mut driver, _server, _directory) = pair();
     let id = driver.op("caps", json!({}));
     let caps = driver.event(id);
-    for (name, can) in [("tcp", true), ("channel_demand", true), ("lease", false)] {
+    for (name, can) in [
+        ("tcp", true),
+        ("channel_demand", true),
+        ("lease", true),
+        ("resume", true),
+    ] {
         assert_eq!(caps[name], can, "{name}");
     }
     let error_of = |driver: &mut Driver, op: &str, fields: Value| {
@@ -702,14 +708,6 @@ fn a_driver_says_what_it_can_do_and_survives_what_it_cannot() {
             other => panic!("{op} came to {other:?}"),
         }
     };
-    for option in ["lease", "resume"] {
-        let message = error_of(
-            &mut driver,
-            "connect",
-            json!({"url": "tcp://h:1", option: true}),
-        );
-        assert_eq!(message, format!("not supported: {option}"));
-    }
     let message = error_of(&mut driver, "connect", json!({"url": "pigeon://coop"}));
     assert!(message.starts_with("not supported: "), "{message}");
     error_of(&mut driver, "connect", json!({"url": "tcp://nonsense"}));
@@ -741,13 +739,7 @@ fn a_driver_ends_with_its_input() {
 
 #[test]
 fn a_server_refuses_what_it_cannot_do_with_status_2() {
-    for args in [
-        ["--ws", "0"],
-        ["--shm", "x"],
-        ["--udp", "0"],
-        ["--lease", "5:1500"],
-        ["--resume", "20"],
-    ] {
+    for args in [["--ws", "0"], ["--shm", "x"], ["--udp", "0"]] {
         let output = output_of(&["server", "--tcp", "0", args[0], args[1]]);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         let said = String::from_utf8(output.stderr).unwrap();
@@ -766,6 +758,47 @@ fn a_server_refuses_what_it_cannot_do_with_status_2() {
 }
 
 #[test]
+fn a_server_wants_to_know_how_much_to_grant() {
+    for lease in ["5", "5:", ":1500", "5:0", "-1:5", "a:b"] {
+        let output = output_of(&["server", "--tcp", "0", "--lease", lease]);
+        assert_eq!(output.status.code(), Some(2), "{lease}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("REQUESTS:TTL_MS"), "{said}");
+    }
+}
+
+// [C186] [C201] [C207]
+#[test]
+fn requests_beyond_a_lease_wait_for_the_next() {
+    let directory = Directory::new();
+    let server = Server::start(&directory, &["--tcp", "0", "--lease", "2:300"], 1);
+    let mut driver = Driver::start(&directory);
+    driver.connect(json!({"url": server.url(), "lease": true}));
+    let begin = Instant::now();
+    let calls = [0, 1, 2, 3, 4].map(|n| driver.request("rr", &format!("echo:{n}")));
+    for (n, id) in calls.into_iter().enumerate() {
+        driver.ends(id, &[next(&format!("echo:{n}")), Seen::Complete]);
+    }
+    // Two leases had to end, and leases end on time or later.
+    assert!(begin.elapsed() >= Duration::from_millis(550));
+}
+
+// [C073] [A22]
+#[test]
+fn a_server_that_was_not_told_to_grant_refuses_leases() {
+    let (mut driver, server, _directory) = pair();
+    driver.connect(json!({"url": server.url(), "lease": true}));
+    let event = loop {
+        let event = driver.event(0);
+        if event["ev"] != "closed" {
+            break event;
+        }
+    };
+    assert_eq!(event["ev"], "conn_error");
+    assert_eq!(event["code"], 2);
+}
+
+#[test]
 fn a_server_says_why_it_cannot_listen() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -773,4 +806,86 @@ fn a_server_says_why_it_cannot_listen() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&port) && said.contains("in use"), "{said}");
+}
+
+#[test]
+fn a_session_goes_on_when_the_server_may_resume_it_and_its_link_is_cut() {
+    let directory = Directory::new();
+    let server = Server::start(&directory, &["--tcp", "0", "--resume", "20"], 1);
+    let between = Between::new(&server.url());
+    let mut driver = Driver::start(&directory);
+    driver.connect(json!({"url": between.url(), "resume": true, "token": "t-1"}));
+    let id = driver.on_credit("stream", "range:20", 10);
+    for n in 0..10 {
+        assert_eq!(driver.seen(id), next(&n.to_string()));
+    }
+    between.cut();
+    driver.tell(id, "request_n", json!({"n": 10}));
+    for n in 10..20 {
+        assert_eq!(driver.seen(id), next(&n.to_string()));
+    }
+    assert_eq!(driver.seen(id), Seen::Complete);
+    assert_eq!(between.accepted(), 2);
+}
+
+#[test]
+fn a_server_that_was_not_told_to_resume_refuses_it() {
+    let directory = Directory::new();
+    let server = Server::tcp(&directory);
+    let mut driver = Driver::start(&directory);
+    driver.connect(json!({"url": server.url(), "resume": true}));
+    let event = driver.event(0);
+    assert_eq!(
+        (&event["ev"], &event["code"]),
+        (&json!("conn_error"), &json!(3))
+    );
+}
+
+/// A way to a server that can be cut.
+struct Between {
+    address: SocketAddr,
+    links: Arc<Mutex<Vec<TcpStream>>>,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Between {
+    fn new(url: &str) -> Self {
+        let server: SocketAddr = url.strip_prefix("tcp://").unwrap().parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let between = Self {
+            address: listener.local_addr().unwrap(),
+            links: Arc::default(),
+            accepted: Arc::default(),
+        };
+        let (links, accepted) = (Arc::clone(&between.links), Arc::clone(&between.accepted));
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let server = TcpStream::connect(server).unwrap();
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                links.lock().unwrap().extend([client, server]);
+            }
+        });
+        between
+    }
+
+    fn url(&self) -> String {
+        format!("tcp://{}", self.address)
+    }
+
+    fn cut(&self) {
+        for link in self.links.lock().unwrap().drain(..) {
+            let _ = link.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
 }

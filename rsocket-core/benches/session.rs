@@ -20,7 +20,10 @@ use std::{
 use rsocket_core::{
     DemandPolicy, Payload,
     frame::Interaction,
-    proto::{Config, Event, Open, Progress, Session, SetupOptions, StreamKey, Take},
+    proto::{
+        Config, Event, LeaseConfig, LeaseGrant, Open, Progress, Session, SetupOptions, StreamKey,
+        Take,
+    },
     transport::{InFrame, Limits},
 };
 
@@ -32,6 +35,9 @@ struct Pipe {
 
 impl Pipe {
     fn fill(&mut self, from: &mut Session) {
+        if from.uses_lease() {
+            from.tell_time(Instant::now());
+        }
         loop {
             let sent = from.transmit(|frame| {
                 self.bytes
@@ -68,12 +74,35 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    /// With leases, of more than can be used; the time is told as a shell does.
+    fn leased() -> Self {
+        let mut pair = Self::with(Config {
+            lease: Some(LeaseConfig::default()),
+            ..Config::default()
+        });
+        let now = pair.now;
+        for session in [&mut pair.client, &mut pair.server] {
+            assert!(matches!(session.poll_event(), Some(Event::LeaseDue)));
+            session.grant_lease(now, &LeaseGrant::unlimited()).unwrap();
+        }
+        pair.there.fill(&mut pair.client);
+        pair.there.drain(&mut pair.server, now);
+        pair.back.fill(&mut pair.server);
+        pair.back.drain(&mut pair.client, now);
+        assert!(pair.client.uses_lease() && pair.server.uses_lease());
+        pair
+    }
+
+    fn with(config: Config) -> Self {
         let now = Instant::now();
         let link = Limits::default();
         let setup = SetupOptions::default();
         let mut pair = Self {
-            client: Session::client(now, Config::default(), &setup, link),
-            server: Session::server(now, Config::default(), link),
+            client: Session::client(now, config.clone(), &setup, link),
+            server: Session::server(now, config, link),
             there: Pipe::default(),
             back: Pipe::default(),
             now,
@@ -150,32 +179,42 @@ fn main() {
     const REQUESTS: u32 = 200_000;
     let data = [7_u8; 32];
     println!("request-response of 32 bytes, both sessions, one thread; median of {PAIRS}");
+    println!("the ratios: to bytes by hand, and of leases (with a clock read a step) to none");
     println!(
-        "{:>10} {:>14} {:>14} {:>8}",
-        "in flight", "ns a request", "bytes by hand", "ratio"
+        "{:>10} {:>14} {:>14} {:>8} {:>14} {:>8}",
+        "in flight", "ns a request", "bytes by hand", "ratio", "with leases", "ratio"
     );
     for window in [1_usize, 16, 64] {
         let mut pair = Pair::new();
+        let mut leased = Pair::leased();
         let mut keys = Vec::new();
         let (mut there, mut back) = (Vec::new(), Vec::new());
         let rounds = REQUESTS / window as u32;
         time(rounds, || pair.round(&mut keys, window, &data));
+        time(rounds, || leased.round(&mut keys, window, &data));
         let (mut ours, mut hand, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut with_leases, mut lease_ratios) = (Vec::new(), Vec::new());
         for _ in 0..PAIRS {
             let requests = f64::from(rounds * window as u32);
             let a =
                 time(rounds, || pair.round(&mut keys, window, &data)).as_nanos() as f64 / requests;
             let b = time(REQUESTS, || by_hand(&mut there, &mut back, &data)).as_nanos() as f64
                 / f64::from(REQUESTS);
+            let c = time(rounds, || leased.round(&mut keys, window, &data)).as_nanos() as f64
+                / requests;
+            with_leases.push(c);
+            lease_ratios.push(c / a);
             ours.push(a);
             hand.push(b);
             ratios.push(a / b);
         }
         println!(
-            "{window:>10} {:>14.1} {:>14.1} {:>8.1}",
+            "{window:>10} {:>14.1} {:>14.1} {:>8.1} {:>14.1} {:>8.2}",
             median(ours),
             median(hand),
-            median(ratios)
+            median(ratios),
+            median(with_leases),
+            median(lease_ratios)
         );
     }
 }

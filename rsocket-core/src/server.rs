@@ -161,7 +161,8 @@ impl Server {
     /// ```no_run
     /// use rsocket_core::{Adaptive, LeaseOptions, Server};
     ///
-    /// let server = Server::new().lease(LeaseOptions::new().policy(Adaptive::new));
+    /// let limit = Adaptive::new();
+    /// let server = Server::new().lease(LeaseOptions::new().policy(move || limit.clone()));
     /// # drop(server);
     /// ```
     ///

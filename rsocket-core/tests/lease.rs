@@ -321,12 +321,14 @@ struct Simulated {
     rates: Vec<usize>,
     /// The longest that a request was in work, by second.
     slowest: Vec<Duration>,
-    rejected: u64,
+    /// Answers to each client.
+    by_client: Vec<usize>,
 }
 
-/// A server whose `workers` take `service(second)` for each request, and a
-/// client that keeps 200 requests in flight or waiting.
+/// A server whose `workers` take `service(second)` for each request, and
+/// clients that together keep 200 requests in flight or waiting.
 async fn overloaded(
+    clients: usize,
     workers: usize,
     seconds: usize,
     service: impl Fn(u64) -> Duration + Send + Sync + 'static,
@@ -338,8 +340,10 @@ async fn overloaded(
     let start = Instant::now();
     let address = address();
     let listener = MemoryListener::bind(&address).unwrap();
-    let handlers = {
-        let seen = Arc::clone(&seen);
+    let seen_by_server = Arc::clone(&seen);
+    let make = move || {
+        let (free, service) = (Arc::clone(&free), Arc::clone(&service));
+        let seen = Arc::clone(&seen_by_server);
         Handlers::new().on_request_response(move |request| {
             let (free, service) = (Arc::clone(&free), Arc::clone(&service));
             let seen = Arc::clone(&seen);
@@ -353,18 +357,23 @@ async fn overloaded(
             }
         })
     };
-    let handlers = Arc::new(Mutex::new(Some(handlers)));
     tokio::spawn(Server::new().lease(policy).serve(listener, move |_, _| {
-        let handlers = handlers.lock().unwrap().take();
-        async move { handlers.ok_or_else(|| Failure::rejected("one client")) }
+        let handlers = make();
+        async move { Ok(handlers) }
     }));
-    let peer = leased()
-        .connect(MemoryConnector::new(&address))
-        .await
-        .unwrap();
-    let callers = (0..200).map(|_| async {
-        while start.elapsed() < Duration::from_secs(seconds as u64) {
-            peer.request_response("work").await.unwrap();
+    let mut peers = Vec::new();
+    for _ in 0..clients {
+        let peer = leased().connect(MemoryConnector::new(&address)).await;
+        peers.push(peer.unwrap());
+    }
+    let done: Vec<_> = peers.iter().map(|_| AtomicUsize::new(0)).collect();
+    let callers = (0..200).map(|n| {
+        let (peer, done) = (&peers[n % clients], &done[n % clients]);
+        async move {
+            while start.elapsed() < Duration::from_secs(seconds as u64) {
+                peer.request_response("work").await.unwrap();
+                done.fetch_add(1, Ordering::Relaxed);
+            }
         }
     });
     join_all(callers).await;
@@ -377,23 +386,23 @@ async fn overloaded(
             slowest[second] = slowest[second].max(*took);
         }
     }
-    let rejected = peer.stats().streams_misbehaved;
     Simulated {
         rates,
         slowest,
-        rejected,
+        by_client: done.into_iter().map(AtomicUsize::into_inner).collect(),
     }
 }
 
 fn adaptive() -> LeaseOptions {
-    LeaseOptions::new().policy(Adaptive::new)
+    let limit = Adaptive::new();
+    LeaseOptions::new().policy(move || limit.clone())
 }
 
 #[tokio::test(start_paused = true)]
 async fn adaptive_keeps_an_overloaded_server_busy_and_its_queue_short() {
     // 8 workers at 20 ms: 400 a second, and 200 callers who want more. Without
     // leases each request would be in work for 500 ms.
-    let sim = overloaded(8, 20, |_| ms(20), adaptive()).await;
+    let sim = overloaded(1, 8, 20, |_| ms(20), adaptive()).await;
     eprintln!("rates {:?}\nslowest {:?}", sim.rates, sim.slowest);
     let settled = 5..20;
     for second in settled {
@@ -404,7 +413,6 @@ async fn adaptive_keeps_an_overloaded_server_busy_and_its_queue_short() {
             sim.slowest
         );
     }
-    assert_eq!(sim.rejected, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -416,7 +424,7 @@ async fn adaptive_follows_a_service_that_becomes_slower_and_faster_again() {
             ms(20)
         }
     };
-    let sim = overloaded(8, 80, service, adaptive()).await;
+    let sim = overloaded(1, 8, 80, service, adaptive()).await;
     eprintln!("rates {:?}\nslowest {:?}", sim.rates, sim.slowest);
     let least = |seconds: std::ops::Range<usize>| *sim.rates[seconds].iter().min().unwrap();
     assert!(least(10..20) >= 350, "400 is all there is: {:?}", sim.rates);
@@ -427,7 +435,7 @@ async fn adaptive_follows_a_service_that_becomes_slower_and_faster_again() {
 
 #[tokio::test(start_paused = true)]
 async fn adaptive_finds_a_large_capacity() {
-    let sim = overloaded(100, 20, |_| ms(20), adaptive()).await;
+    let sim = overloaded(1, 100, 20, |_| ms(20), adaptive()).await;
     eprintln!("rates {:?}\nslowest {:?}", sim.rates, sim.slowest);
     for second in 5..20 {
         assert!(
@@ -436,4 +444,25 @@ async fn adaptive_finds_a_large_capacity() {
             sim.rates
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_share_an_adaptive_limit_in_equal_parts() {
+    let sim = overloaded(4, 8, 20, |_| ms(20), adaptive()).await;
+    eprintln!("rates {:?}", sim.rates);
+    eprintln!("slowest {:?}\nby client {:?}", sim.slowest, sim.by_client);
+    for second in 5..20 {
+        assert!(
+            sim.rates[second] >= 350,
+            "400 is all there is: {:?}",
+            sim.rates
+        );
+        assert!(sim.slowest[second] <= ms(120), "{:?}", sim.slowest);
+    }
+    let (least, most) = (sim.by_client.iter().min(), sim.by_client.iter().max());
+    assert!(
+        least.unwrap() * 5 >= most.unwrap() * 4,
+        "{:?}",
+        sim.by_client
+    );
 }

@@ -303,7 +303,7 @@ fn a_resumption_is_refused() {
     assert_ended(&mut peer, "ERROR REJECTED_RESUME", "resumption");
 }
 
-// [C185] [C186] [C188] [C189] [C193] [A22]
+// [C073] [A22]
 #[test]
 fn a_client_that_wants_lease_is_refused() {
     let mut peer = new_server();

@@ -448,16 +448,35 @@ fn requests_and_streams_that_go_on_share_the_link() {
 
 // [C085]
 #[test]
-fn a_peer_that_closes_grants_no_more_so_what_waits_fails() {
-    let mut peer = client(leases());
-    let id = peer.open(RequestResponse, "x");
-    peer.take(id);
-    peer.say("ERROR CONNECTION_CLOSE d=bye");
-    assert_eq!(peer.wakes(), [Wake::Reader(0)]);
-    assert_eq!(peer.take(id), "Failed: closed by the peer");
-    peer.session.release(peer.key(id));
-    peer.session.assert_consistent();
-    assert_eq!(peer.session.in_flight(), 0);
+fn on_a_connection_that_is_to_end_nothing_waits_for_a_lease() {
+    for (by_us, why) in [(false, "closed by the peer"), (true, "closed by this side")] {
+        let mut peer = client(leases());
+        peer.say("LEASE ttl=1000 n=2");
+        let open = peer.open(RequestStream, "open");
+        assert_eq!(peer.heard().len(), 1);
+        peer.stall(true);
+        peer.open(FireAndForget, "has a lease, and waits for the link");
+        let waits = peer.open(RequestResponse, "has none");
+        peer.take(waits);
+        if by_us {
+            peer.session.close(peer.now());
+        } else {
+            peer.say("ERROR CONNECTION_CLOSE d=bye");
+        }
+        assert_eq!(peer.wakes(), [Wake::Reader(2)]);
+        assert_eq!(peer.take(waits), format!("Failed: {why}"));
+        peer.session.release(peer.key(waits));
+        peer.session.assert_consistent();
+        peer.stall(false);
+        let heard = peer.heard();
+        let last = heard.last().map(String::as_str);
+        assert_eq!(
+            last,
+            Some("REQUEST_FNF 3 d=has a lease, and waits for the link")
+        );
+        peer.say("PAYLOAD 1 NC d=x");
+        assert_eq!(peer.take_all(open), ["d=x", "Complete"]);
+    }
 }
 
 #[test]

@@ -373,6 +373,12 @@ impl Lease {
         std::mem::take(&mut self.waiting)
     }
 
+    /// Those for which there is no lease, in order; they wait no more.
+    pub(super) fn take_without_lease(&mut self) -> VecDeque<usize> {
+        let granted = usize::try_from(self.budget.left).unwrap_or(usize::MAX);
+        self.waiting.split_off(granted.min(self.waiting.len()))
+    }
+
     /// How many requests wait.
     pub(super) fn waiting_len(&self) -> usize {
         self.waiting.len()

@@ -17,10 +17,10 @@ mod memory;
 mod options;
 mod store;
 
-#[cfg(feature = "tokio")]
-pub(crate) use self::options::random_token;
 #[cfg(feature = "disk-store")]
 pub use self::disk::{DiskStore, Durability};
+#[cfg(feature = "tokio")]
+pub(crate) use self::options::random_token;
 pub use self::{
     memory::MemoryStore,
     options::Resume,

@@ -101,9 +101,6 @@ impl Driver {
     }
 
     async fn connect(&mut self, options: &Connect) -> Result<(), String> {
-        if let Some(option) = options.unsupported() {
-            return Err(not_supported(option));
-        }
         let connector = examples::transports()
             .connector(&options.url)
             .map_err(|error| cannot_use(&error))?;
@@ -127,6 +124,9 @@ impl Driver {
         }
         if let Some(resume) = options.resume() {
             client = client.resume(resume);
+        }
+        if let Some(leases) = options.lease() {
+            client = client.lease(leases);
         }
         let requester = client
             .connect(connector)
@@ -155,7 +155,7 @@ fn caps() -> Event {
         initial_n: true,
         cancel_rr: true,
         cancel_stream: true,
-        lease: false,
+        lease: true,
         resume: true,
         mtu: true,
         channel: true,

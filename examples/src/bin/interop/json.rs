@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
 use bytes::Bytes;
-use rsocket_core::{Backoff, Demand, Payload, resume::Resume};
+use rsocket_core::{Backoff, Demand, FixedRate, LeaseOptions, Payload, resume::Resume};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::service::pattern;
@@ -61,13 +61,12 @@ pub(crate) struct Connect {
     setup_data: Option<Base64>,
     setup_metadata: Option<Base64>,
 
-    #[serde(default)]
-    lease: serde_json::Value,
-    #[serde(default)]
-    grant: serde_json::Value,
+    /// Whether to ask for leases.
+    lease: Option<bool>,
+    /// What to grant the server: requests, and for how many milliseconds.
+    grant: Option<(u32, u64)>,
     /// Whether the session is to outlive its links.
-    #[serde(default)]
-    resume: bool,
+    resume: Option<bool>,
     /// Its resume token; a random one if there is none.
     token: Option<String>,
 }
@@ -86,7 +85,7 @@ impl Connect {
     /// do.
     pub(crate) fn resume(&self) -> Option<Resume> {
         const AGAIN: Duration = Duration::from_millis(200);
-        if !self.resume {
+        if self.resume != Some(true) {
             return None;
         }
         let resume = Resume::new().backoff(Backoff::new(AGAIN, AGAIN).without_jitter());
@@ -96,11 +95,17 @@ impl Connect {
         })
     }
 
-    /// The first thing asked for that is not there.
-    pub(crate) fn unsupported(&self) -> Option<&'static str> {
-        [("lease", &self.lease), ("grant", &self.grant)]
-            .into_iter()
-            .find_map(|(name, value)| (!value.is_null() && value != false).then_some(name))
+    /// `None` unless leases are asked for. Without `grant` the server may ask
+    /// for as much as it likes.
+    pub(crate) fn lease(&self) -> Option<LeaseOptions> {
+        let options = LeaseOptions::new();
+        (self.lease == Some(true)).then(|| match self.grant {
+            Some((requests, ttl_ms)) => {
+                let rate = FixedRate::new(requests, Duration::from_millis(ttl_ms));
+                options.policy(move || rate)
+            }
+            None => options,
+        })
     }
 }
 

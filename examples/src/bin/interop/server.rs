@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
-use rsocket_core::{Failure, Requester, Server, Setup, resume::Resume};
+use rsocket_core::{Failure, FixedRate, LeaseOptions, Requester, Server, Setup, resume::Resume};
 use tokio::task::JoinSet;
 
 use crate::service::{Counters, Service};
@@ -22,6 +22,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..))]
     mtu: Option<u32>,
 
+    /// Grants clients that ask for leases so many requests in each such time.
+    #[arg(long, value_name = "REQUESTS:TTL_MS", value_parser = parse_lease, allow_hyphen_values = true)]
+    lease: Option<FixedRate>,
+
     // What the library does not do is taken and refused, so that whoever asks
     // can tell that from a mistake in the command line.
     /// WebSocket: not supported yet.
@@ -35,10 +39,6 @@ pub(crate) struct Args {
     /// UDP: not supported yet.
     #[arg(long, value_name = "PORT")]
     udp: Vec<u16>,
-
-    /// Grants leases: not supported yet.
-    #[arg(long, value_name = "REQUESTS:TTL_MS")]
-    lease: Option<String>,
 
     /// Keeps sessions for so long after their link was lost.
     #[arg(long, value_name = "SECONDS")]
@@ -74,7 +74,6 @@ impl Args {
             ("--ws", !self.ws.is_empty()),
             ("--shm", !self.shm.is_empty()),
             ("--udp", !self.udp.is_empty()),
-            ("--lease", self.lease.is_some()),
         ]
         .into_iter()
         .find_map(|(option, given)| given.then_some(option))
@@ -97,8 +96,19 @@ impl Args {
         if let Some(seconds) = self.resume {
             server = server.resume(Resume::new().session_timeout(Duration::from_secs(seconds)));
         }
+        if let Some(rate) = self.lease {
+            server = server.lease(LeaseOptions::new().policy(move || rate));
+        }
         server
     }
+}
+
+fn parse_lease(text: &str) -> Result<FixedRate, String> {
+    let parsed = text.split_once(':').and_then(|(requests, ttl_ms)| {
+        let ttl = Duration::from_millis(ttl_ms.parse().ok().filter(|ms| *ms > 0)?);
+        Some(FixedRate::new(requests.parse().ok()?, ttl))
+    });
+    parsed.ok_or_else(|| "want REQUESTS:TTL_MS, as in 5:1500".to_owned())
 }
 
 async fn serve(urls: &[String], server: Server) -> Result<(), String> {

@@ -239,7 +239,6 @@ impl Session {
         if frame.code == ErrorCode::CONNECTION_CLOSE {
             if matches!(self.phase, Phase::Open) {
                 self.phase = Phase::Draining(By::Peer);
-                // Who closes grants no more.
                 self.streams.fail_waiting(&CloseReason::Peer);
                 self.deadline = now.checked_add(self.config.drain_timeout);
             }

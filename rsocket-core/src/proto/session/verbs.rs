@@ -171,6 +171,7 @@ impl Session {
                 }
                 self.phase = Phase::Draining(By::Us);
                 self.deadline = now.checked_add(self.config.drain_timeout);
+                self.streams.fail_waiting(&CloseReason::Local);
                 self.finish_drain();
             }
             Phase::AwaitSetup | Phase::Deciding { .. } => {

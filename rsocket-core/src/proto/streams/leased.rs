@@ -80,6 +80,10 @@ impl Streams {
     /// Nothing waits for a lease any more.
     pub(super) fn stop_waiting(&mut self) -> VecDeque<usize> {
         let waiting = self.lease.as_mut().map(|lease| lease.take_waiting());
+        self.let_go(waiting)
+    }
+
+    fn let_go(&mut self, waiting: Option<VecDeque<usize>>) -> VecDeque<usize> {
         let waiting = waiting.unwrap_or_default();
         for slot in &waiting {
             if let Some(stream) = self.slots.get_mut(*slot) {
@@ -89,9 +93,11 @@ impl Streams {
         waiting
     }
 
-    /// Fails requests that wait for a lease: none will come.
+    /// Fails requests that wait for a lease, since none will come: nobody
+    /// grants requests on a connection that is to end.
     pub(in crate::proto) fn fail_waiting(&mut self, reason: &CloseReason) {
-        for slot in self.stop_waiting() {
+        let waiting = self.lease.as_mut().map(|lease| lease.take_without_lease());
+        for slot in self.let_go(waiting) {
             self.drop_output(slot);
             if let Some(stream) = self.slots.get_mut(slot) {
                 stream.state = State::Closed;
