@@ -12,11 +12,11 @@ use bytes::Bytes;
 use super::notation::{frame, payload, text};
 use crate::{
     Payload,
-    error::{CloseReason, Error},
-    frame::{Demand, Interaction, PayloadRef, StreamId},
+    error::{CloseReason, Error, Failure},
+    frame::{Demand, Frame, Interaction, PayloadRef, StreamId},
     proto::{
-        Config, DemandPolicy, Event, Open, Progress, Session, SetupOptions, Side, StreamKey, Take,
-        Wake,
+        Config, DemandPolicy, Event, Open, Progress, ResumeRequest, Session, SetupOptions, Side,
+        StreamKey, Take, Wake,
     },
     transport::{InFrame, Limits},
 };
@@ -198,6 +198,42 @@ impl Peer {
     /// The link breaks.
     pub fn hang_up(&mut self) {
         self.session.handle_disconnect(self.now, CloseReason::Peer);
+    }
+
+    /// The session, a client's, gets another link.
+    ///
+    /// # Panics
+    ///
+    /// When it needs none.
+    pub fn new_link(&mut self) {
+        assert!(self.session.needs_link(), "it needs no link");
+        self.session.resume(self.now, Limits::default());
+        self.audit();
+    }
+
+    /// The session, a server's, gets another link, on which this RESUME came.
+    ///
+    /// # Errors
+    ///
+    /// What the session refuses it with.
+    ///
+    /// # Panics
+    ///
+    /// When `text` is no RESUME.
+    pub fn come_back(&mut self, text: &str) -> Result<(), Failure> {
+        let bytes = frame(text);
+        let Ok(Frame::Resume(resume)) = Frame::decode(&bytes) else {
+            panic!("no RESUME: {text}");
+        };
+        let request = ResumeRequest {
+            token: Bytes::copy_from_slice(resume.token),
+            last_received_server: resume.last_received_server,
+            first_available_client: resume.first_available_client,
+        };
+        let limits = Limits::default();
+        let resumed = self.session.accept_resume(self.now, &request, limits);
+        self.audit();
+        resumed
     }
 
     /// Lets time pass, and the session act on it.

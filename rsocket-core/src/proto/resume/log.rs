@@ -246,10 +246,7 @@ mod tests {
         let mut frames = Vec::new();
         for (i, &len) in lens.iter().enumerate() {
             let head = [u8::try_from(i).unwrap(); 6];
-            let data = Bytes::from(vec![
-                0xD0_u8.wrapping_add(u8::try_from(i).unwrap());
-                len - 6
-            ]);
+            let data = Bytes::from(vec![u8::try_from(i).unwrap().wrapping_mul(7); len - 6]);
             let frame = OutFrame::new(&head, Part::EMPTY, Part::shared(&data, &data));
             log.push(&frame);
             frames.push(frame.to_vec());

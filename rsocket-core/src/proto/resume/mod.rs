@@ -101,7 +101,8 @@ pub(super) struct Resumption {
     pub(super) first_words: Option<Bytes>,
     /// The peer was asked to confirm, and did not yet.
     pub(super) asked_to_confirm: bool,
-    /// KEEPALIVEs in a row that confirmed nothing while the log was full.
+    /// Answers to KEEPALIVE in a row that confirmed nothing while the log was
+    /// full.
     idle_confirmations: u32,
     /// Refusals in a row that are worth another try.
     refusals: u32,
@@ -133,9 +134,10 @@ impl Resumption {
     /// them: small beside what it may keep, large beside a KEEPALIVE.
     const CONFIRM_LEN: u64 = 64 << 10;
 
-    /// A peer that sends so many KEEPALIVEs and confirms nothing, although the
+    /// A peer that answers so many KEEPALIVEs and confirms nothing, although the
     /// log is full, will never confirm. One or two may have crossed with what
-    /// fills it.
+    /// fills it. KEEPALIVEs of its own do not count: it may send many while one
+    /// long frame is on its way to it.
     const MAX_IDLE_CONFIRMATIONS: u32 = 8;
 
     /// Refusals with a code that does not say "never", after which it is
@@ -237,7 +239,11 @@ impl Resumption {
             self.token = token.into();
             unaccepted.setup.resume_token = Some(self.token.clone());
             self.first_words = Some(unaccepted.setup.encode(unaccepted.lease));
+            // The time to go on runs until the server accepts: it could have
+            // SETUP sent to it for ever.
+            let lost = self.lost.take();
             self.come_up();
+            self.lost = lost;
             return;
         }
         let resume = Frame::Resume(frame::Resume {
@@ -284,6 +290,12 @@ impl Resumption {
         Ok(())
     }
 
+    /// The server showed that it knows the session.
+    pub(super) fn on_accepted(&mut self) {
+        self.unaccepted = None;
+        self.lost = None;
+    }
+
     fn confirm_all(&mut self, position: Position) -> Result<(), &'static str> {
         self.log
             .confirm(position)
@@ -326,6 +338,7 @@ impl Resumption {
     pub(super) fn on_confirmed(
         &mut self,
         position: Position,
+        is_answer: bool,
         max_resume_len: usize,
     ) -> Result<(), CloseReason> {
         let before = self.log.first();
@@ -334,13 +347,17 @@ impl Resumption {
         if self.log.first() > before {
             self.asked_to_confirm = false;
             self.idle_confirmations = 0;
-        } else if self.is_full(max_resume_len) {
+        } else if is_answer && self.is_full(max_resume_len) {
             self.asked_to_confirm = false;
             self.idle_confirmations += 1;
             if self.idle_confirmations >= Self::MAX_IDLE_CONFIRMATIONS {
                 let limit = max_resume_len;
                 return Err(CloseReason::ResumeLogFull { limit });
             }
+        } else if is_answer && self.log.len() < max_resume_len / 2 {
+            // There was little to confirm when the peer was asked: it is asked
+            // again when there is more.
+            self.asked_to_confirm = false;
         }
         Ok(())
     }

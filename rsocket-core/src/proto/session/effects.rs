@@ -82,13 +82,14 @@ impl Effects {
     }
 
     /// As [`control`](Self::control), unless one of the same cause waits: then
-    /// it takes its place, so that they do not pile up on a link that takes
-    /// nothing.
+    /// that one is dropped, so that they do not pile up on a link that takes
+    /// nothing. The new one goes to the end: the positions that the peer is told
+    /// must not go back \[C301].
     pub(super) fn control_once(&mut self, cause: Cause, frame: Bytes) {
-        match self.control.iter_mut().find(|waits| waits.cause == cause) {
-            Some(waits) => waits.frame = frame,
-            None => self.control(cause, frame),
+        if let Some(at) = self.control.iter().position(|waits| waits.cause == cause) {
+            self.control.remove(at);
         }
+        self.control(cause, frame);
     }
 
     pub(in crate::proto) fn answer(

@@ -32,25 +32,23 @@ impl Session {
             }
             Phase::AwaitSetup => self.on_first_frame(now, frame, whole),
             Phase::Open | Phase::Draining(_) => {
+                match self.resume.as_ref().map(|resume| &resume.link) {
+                    // What comes is from a link that is gone.
+                    Some(LinkState::Down) => return,
+                    Some(LinkState::Asked { .. }) => {
+                        self.on_resume_answer(now, frame.ok().filter(|_| !too_long).as_ref());
+                        return;
+                    }
+                    Some(LinkState::Up) | None => {}
+                }
                 if too_long {
                     self.violation("a frame is longer than max_frame_len");
                     return;
                 }
-                match (&self.resume, frame) {
-                    (Some(resume), Ok(frame)) if !resume.is_up() => {
-                        // Without a link nothing comes, but from one that is gone.
-                        if matches!(resume.link, LinkState::Asked { .. }) {
-                            self.on_resume_answer(now, &frame);
-                        }
-                    }
-                    (_, Ok(frame)) => {
-                        self.count_received(whole);
-                        self.on_frame(now, &frame, whole);
-                    }
-                    (_, Err(error)) => {
-                        self.count_received(whole);
-                        self.on_malformed(whole.as_slice(), error);
-                    }
+                self.count_received(whole);
+                match frame {
+                    Ok(frame) => self.on_frame(now, &frame, whole),
+                    Err(error) => self.on_malformed(whole.as_slice(), error),
                 }
             }
             // After the end everything is ignored [C005].
@@ -64,7 +62,7 @@ impl Session {
         if !self.established && shows_acceptance(frame) {
             self.established = true;
             if let Some(resume) = &mut self.resume {
-                resume.unaccepted = None;
+                resume.on_accepted();
             }
         }
         match frame {
@@ -111,7 +109,7 @@ impl Session {
     }
 
     fn on_keepalive(&mut self, frame: &frame::Keepalive<'_>) {
-        self.on_position(frame.last_received);
+        self.on_position(frame.last_received, !frame.respond);
         if !frame.respond || self.is_closed() {
             return;
         }

@@ -41,6 +41,8 @@ pub struct Session {
     deadline: Option<Instant>,
     /// A client's: whether the server showed that it accepted \[C190].
     established: bool,
+    /// The peer is yet to be told that this side drains.
+    farewell_owed: bool,
     /// What a session needs to outlive its link, if it is to.
     resume: Option<Box<Resumption>>,
     streams: Streams,
@@ -173,6 +175,7 @@ impl Session {
             keepalive: None,
             deadline: None,
             established: false,
+            farewell_owed: false,
             resume: None,
             streams: Streams::new(side, config.limits.max_queued_len, link_max),
             effects: Effects::default(),
@@ -489,6 +492,10 @@ impl Session {
     /// Ends a drain once all streams are over, and those whose requests were
     /// refused know.
     fn finish_drain(&mut self) {
+        if self.farewell_owed && self.is_farewell_due() {
+            self.farewell_owed = false;
+            self.fail_connection(ErrorCode::CONNECTION_CLOSE, "closing");
+        }
         if let Phase::Draining(by) = self.phase
             && self.streams.len() == 0
             && self.effects.answers.is_empty()
@@ -520,6 +527,7 @@ impl Session {
         if self.is_closed() {
             return;
         }
+        self.farewell_owed = false;
         self.effects.clear_answers();
         self.streams.close(&reason);
         self.phase = Phase::Closed(reason.clone());

@@ -55,6 +55,7 @@ impl Session {
             if resume.is_up() {
                 self.void_leases(now);
                 // From the start: SETUP.
+                self.farewell_owed = matches!(self.phase, Phase::Draining(By::Us));
                 if let Some(keepalive) = &mut self.keepalive {
                     keepalive.restart(now);
                 }
@@ -108,6 +109,12 @@ impl Session {
     pub(super) fn suspend(&mut self, now: Instant, reason: &CloseReason) -> bool {
         let worth_it = match self.phase {
             Phase::Open => true,
+            // A peer that knows of the end and closes the link itself has all it
+            // wants; what it did not confirm are late frames of streams that are
+            // over.
+            Phase::Draining(_) if matches!(reason, CloseReason::Peer) && !self.farewell_owed => {
+                !self.has_nothing_to_do()
+            }
             // Whoever drains has said so; once nothing is left that the other
             // side may not have, there is nothing to go on for.
             Phase::Draining(_) => !self.is_settled(),
@@ -153,66 +160,69 @@ impl Session {
 
     /// All that the peer did not have was sent again.
     fn on_replayed(&mut self) {
-        // It may not have seen the word that announced the end. Only now: it
-        // must not overtake what was sent before it.
-        if matches!(self.phase, Phase::Draining(By::Us)) {
-            self.fail_connection(ErrorCode::CONNECTION_CLOSE, "closing");
-        }
+        // It may not have seen the word that announced the end.
+        self.farewell_owed = matches!(self.phase, Phase::Draining(By::Us));
         self.finish_drain();
     }
 
-    /// Whether what is said on stream 0 would not overtake what is to be sent
-    /// again before it.
-    pub(super) fn is_in_order(&self) -> bool {
-        self.resume
+    /// Whether the peer may be told that this side drains. Frames of stream 0
+    /// overtake all others, and a peer that hears of the end before it hears of
+    /// the last requests would be gone when they come.
+    pub(super) fn is_farewell_due(&self) -> bool {
+        let in_order = self
+            .resume
             .as_ref()
-            .is_none_or(|resume| resume.is_up() && !resume.log.is_replaying())
+            .is_none_or(|resume| resume.is_up() && !resume.log.is_replaying());
+        in_order && !self.streams.has_unsent_requests()
     }
 
-    /// The answer to RESUME: RESUME_OK or ERROR, and nothing else \[C284].
-    pub(super) fn on_resume_answer(&mut self, now: Instant, frame: &Frame<'_>) {
+    /// Whether all streams are over, as far as this side knows.
+    fn has_nothing_to_do(&self) -> bool {
+        self.streams.len() == 0 && self.effects.answers.is_empty()
+    }
+
+    /// The answer to RESUME: RESUME_OK or ERROR, and nothing else \[C284];
+    /// `None` is no frame at all.
+    pub(super) fn on_resume_answer(&mut self, now: Instant, frame: Option<&Frame<'_>>) {
         let Some(resume) = &mut self.resume else {
             return;
         };
         match frame {
-            Frame::ResumeOk(ok) => match resume.on_resume_ok(ok) {
+            Some(Frame::ResumeOk(ok)) => match resume.on_resume_ok(ok) {
                 Ok(()) => {
                     self.established = true;
                     self.on_resumed(now);
                 }
                 Err(what) => self.violation(what), // [C288]
             },
-            Frame::Error(ErrorFrame {
-                stream_id: None,
-                code,
-                ..
-            }) => {
-                let Frame::Error(error) = frame else { return };
-                let failure = Failure::from_wire(*code, error.message_lossy().into_owned());
+            Some(Frame::Error(
+                error @ ErrorFrame {
+                    stream_id: None, ..
+                },
+            )) => {
+                let failure = Failure::from_wire(error.code, error.message_lossy().into_owned());
                 let reason = CloseReason::ResumeRefused(failure.clone());
                 match resume.on_refused(&failure) {
                     Refusal::TryAgain => {
                         self.suspend(now, &reason);
                     }
-                    // Everything was said and done, but for the goodbye.
-                    Refusal::Final
-                        if matches!(self.phase, Phase::Draining(By::Us))
-                            && self.streams.len() == 0 =>
-                    {
-                        self.close_with(CloseReason::Local);
-                    }
-                    Refusal::Final => self.close_with(reason),
+                    Refusal::Final => self.close_with(match self.phase {
+                        // Everything was said and done, but for the goodbye.
+                        Phase::Draining(By::Us) if self.has_nothing_to_do() => CloseReason::Local,
+                        Phase::Draining(By::Peer) if self.has_nothing_to_do() => CloseReason::Peer,
+                        _ => reason,
+                    }),
                 }
             }
             _ => self.violation("the answer to RESUME must be RESUME_OK or ERROR"),
         }
     }
 
-    /// The peer told what it has.
-    pub(super) fn on_position(&mut self, position: Position) {
+    /// The peer told what it has, perhaps because it was asked.
+    pub(super) fn on_position(&mut self, position: Position, is_answer: bool) {
         let max_resume_len = self.config.limits.max_resume_len;
         if let Some(resume) = &mut self.resume
-            && let Err(reason) = resume.on_confirmed(position, max_resume_len)
+            && let Err(reason) = resume.on_confirmed(position, is_answer, max_resume_len)
         {
             self.fail_connection(ErrorCode::CONNECTION_ERROR, "nothing is confirmed");
             self.close_with(reason);
@@ -288,7 +298,10 @@ impl Session {
                 self.effects.stats.frames_sent += 1;
             });
         }
-        if !resume.is_up() {
+        // After RESUME nothing but why the session ends here [C282, C287].
+        let asked = matches!(resume.link, LinkState::Asked { .. });
+        let has_last_words = asked && matches!(self.phase, Phase::Closed(_));
+        if !resume.is_up() && !has_last_words {
             return Ok(Progress::Idle);
         }
         if !self.effects.control.is_empty() {

@@ -166,10 +166,8 @@ impl Session {
     pub fn close(&mut self, now: Instant) {
         match self.phase {
             Phase::Open => {
-                if self.is_in_order() {
-                    self.fail_connection(ErrorCode::CONNECTION_CLOSE, "closing");
-                }
                 self.phase = Phase::Draining(By::Us);
+                self.farewell_owed = true;
                 self.deadline = now.checked_add(self.config.drain_timeout);
                 self.streams.fail_waiting(&CloseReason::Local);
                 self.finish_drain();

@@ -181,6 +181,15 @@ impl Streams {
         self.local.len()
     }
 
+    /// Whether requests of this side wait for the link. Those that were sent
+    /// stand behind those that were not, so it is cheap while it is so.
+    pub(super) fn has_unsent_requests(&self) -> bool {
+        self.queue.iter().any(|slot| {
+            let stream = self.slots.get(*slot);
+            stream.is_some_and(|stream| stream.role == Role::Requester && !stream.announced)
+        })
+    }
+
     pub(super) fn one_way_len(&self) -> usize {
         self.one_way
     }
