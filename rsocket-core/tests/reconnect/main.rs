@@ -136,12 +136,15 @@ fn steady() -> Reconnect {
 
 async fn until(peer: &Reconnecting, is_it: impl Fn(&ConnectionState) -> bool) -> ConnectionState {
     let mut states = peer.states();
-    loop {
-        let state = states.next().await.expect("not closed");
-        if is_it(&state) {
-            return state;
+    within(async {
+        loop {
+            let state = states.next().await.expect("not closed");
+            if is_it(&state) {
+                return state;
+            }
         }
-    }
+    })
+    .await
 }
 
 async fn connected(peer: &Reconnecting) {
