@@ -118,7 +118,7 @@ async fn what_was_in_flight_fails_and_is_not_repeated() {
     server.kill().await;
 
     let _server = Up::serve(&name, seen.echo());
-    let call = call.await;
+    let call = within(call).await;
     assert!(matches!(call, Err(Error::Closed(_))), "{call:?}");
     for items in [&mut items, &mut echoes] {
         let end = items.next().await.unwrap();
@@ -172,7 +172,7 @@ async fn a_request_that_no_link_took_and_that_does_not_wait_says_that_nothing_wa
     let mut items = peer.request_stream("items");
     assert!(poll!(items.next()).is_pending());
     drop(link);
-    let call = call.await;
+    let call = within(call).await;
     assert!(
         matches!(call, Err(Error::NotConnected(Some(_)))),
         "{call:?}"
