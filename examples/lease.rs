@@ -221,9 +221,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let granted = all_granted.lock().unwrap_or_else(PoisonError::into_inner);
     let rows = [("patient", &patient), ("hurried", &hurried)];
     for (n, ((name, peer), outcome)) in rows.iter().zip(&outcomes).enumerate() {
-        let requests = granted.get(n).map_or("-".to_owned(), |granted| {
-            granted.requests.load(Relaxed).to_string()
-        });
+        let requests = granted.get(n).map_or_else(
+            || "-".to_owned(),
+            |granted| granted.requests.load(Relaxed).to_string(),
+        );
         let mut took = outcome
             .took_ms
             .lock()

@@ -363,9 +363,8 @@ fn a_waiting_request_that_is_given_up_leaves_no_trace() {
     }
 }
 
-// [C339]
 #[test]
-fn a_waiting_channel_that_its_sender_fails_leaves_no_trace() {
+fn a_waiting_channel_that_its_sender_fails_is_sent_and_failed_in_order() {
     let mut peer = client(leases());
     let id = peer.open(RequestChannel, "x");
     let key = peer.key(id);
@@ -374,8 +373,12 @@ fn a_waiting_channel_that_its_sender_fails_leaves_no_trace() {
     peer.session.release(key);
     peer.session.release(key);
     peer.session.assert_consistent();
+    assert_eq!(
+        peer.ask("LEASE ttl=1000 n=9"),
+        ["REQUEST_CHANNEL 1 n=1 d=x", "ERROR 1 APPLICATION_ERROR"]
+    );
+    peer.session.assert_consistent();
     assert_eq!(peer.session.in_flight(), 0);
-    assert_eq!(peer.ask("LEASE ttl=1000 n=9"), NOTHING);
 }
 
 // [C207]

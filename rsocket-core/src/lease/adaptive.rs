@@ -241,7 +241,13 @@ impl Finder {
         let samples = latency.samples as f64;
         self.samples += samples;
         self.sum += latency.mean.as_secs_f64() * samples;
-        if self.samples < Self::SAMPLES.max(f64::from(self.now()) / 2.0) {
+        let enough = match self.probe {
+            Probe::No => self.limit / 2.0,
+            // All that was begun, or granted, before.
+            Probe::Draining => self.limit * 1.5,
+            Probe::Measuring => 0.0,
+        };
+        if self.samples < enough.max(Self::SAMPLES) {
             return;
         }
         // Too quick to be measured is as good as anything that quick.

@@ -30,6 +30,9 @@ pub struct Referee {
     sent: u64,
     keepalives_owed: u64,
     over: bool,
+    /// Where leases were agreed on: requests that the last one leaves to the
+    /// side. When its time is over is for the side to know.
+    lease: Option<u32>,
     late: u64,
 }
 
@@ -71,6 +74,7 @@ impl Referee {
             sent: 0,
             keepalives_owed: 0,
             over: false,
+            lease: None,
             late: 0,
         }
     }
@@ -172,6 +176,11 @@ impl Referee {
         if let Frame::Keepalive(keepalive) = frame {
             self.keepalives_owed += u64::from(keepalive.respond);
         }
+        match frame {
+            Frame::Setup(setup) => self.lease = setup.lease.then_some(0),
+            Frame::Lease(lease) if self.lease.is_some() => self.lease = Some(lease.requests),
+            _ => {}
+        }
         if let Frame::Request(request) = frame {
             let id = request.stream_id;
             if !self.is_mine(id) {
@@ -242,7 +251,9 @@ impl Referee {
         let client = self.side == Side::Client;
         assert_eq!(setup, client && first, "SETUP is a client's first: {shown}");
         match frame {
-            Frame::Setup(_) | Frame::MetadataPush(_) => {}
+            Frame::Setup(setup) => self.lease = setup.lease.then_some(0),
+            Frame::MetadataPush(_) => {}
+            Frame::Lease(_) if self.lease.is_some() => {}
             Frame::Keepalive(keepalive) if keepalive.respond => {
                 assert!(client, "only clients ask: {shown}");
             }
@@ -253,6 +264,10 @@ impl Referee {
             Frame::Request(request) => {
                 let id = request.stream_id;
                 assert!(self.is_mine(id), "an id of the other side: {shown}");
+                if let Some(left) = &mut self.lease {
+                    assert!(*left > 0, "beyond the lease: {shown}");
+                    *left -= 1;
+                }
                 assert!(id.get() > self.last_id, "ids go up: {shown}");
                 assert!(!(request.follows && request.complete), "{shown}");
                 self.fits(request.follows, bytes);

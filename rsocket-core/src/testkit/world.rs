@@ -25,8 +25,8 @@ use crate::{
     error::{CloseReason, Error, Failure},
     frame::{Demand, ErrorCode, Interaction, Millis31},
     proto::{
-        Capacity, Config, DemandPolicy, Event, Limits, Open, Progress, Session, SetupOptions, Side,
-        Stats, StreamKey, Take, Wake,
+        Capacity, Config, DemandPolicy, Event, LeaseConfig, LeaseGrant, Limits, Open, Progress,
+        Session, SetupOptions, Side, Stats, StreamKey, Take, Wake,
     },
     transport::{InFrame, Limits as LinkLimits, TransportError, TransportErrorKind},
 };
@@ -51,6 +51,7 @@ pub struct Outcome {
 /// - every payload arrives once, in order, whole, unless somebody ended its
 ///   stream, and then the other side learns how;
 /// - no side sends what it may not ([`Referee`]);
+/// - with leases, which some have, nothing that was granted is rejected;
 /// - nobody waits for ever: woken by nothing but [`Session::poll_wake`], all
 ///   applications come to their end;
 /// - at the end nothing is open and nothing is held.
@@ -318,6 +319,7 @@ impl World {
             4 if random.once_in(4) => Fate::Refusal,
             _ => Fate::Peace,
         };
+        let leased = random.once_in(3);
         let mut scripts = Vec::new();
         let mut ends = [Side::Client, Side::Server].map(|side| {
             let by = usize::from(side == Side::Server);
@@ -328,6 +330,7 @@ impl World {
                 &mut random,
                 side,
                 now,
+                leased,
                 (first..scripts.len()).rev().collect(),
             )
         });
@@ -428,10 +431,23 @@ impl World {
             let arrivals = self.wires.iter().filter_map(Wire::next_arrival);
             match arrivals.filter(|at| *at > self.now).min() {
                 Some(at) => self.now = at,
-                None => return,
+                None => match self.next_lease() {
+                    Some(at) => self.now = self.now.max(at),
+                    None => return,
+                },
             }
         }
         panic!("it does not come to rest");
+    }
+
+    /// When something may change for requests that wait for a lease.
+    fn next_lease(&self) -> Option<Instant> {
+        let waits = |end: &End| end.session.stats().requests_waiting > 0;
+        let timeouts = self
+            .ends
+            .iter()
+            .filter_map(|end| end.session.poll_timeout());
+        timeouts.min().filter(|_| self.ends.iter().any(waits))
     }
 
     fn transmit(&mut self, side: usize) -> bool {
@@ -439,6 +455,7 @@ impl World {
         let (wire, random, now) = (&mut self.wires[side], &mut self.random, self.now);
         let referee = &mut end.referee;
         let mut busy = false;
+        end.session.tell_time(now);
         for _ in 0..random.length(8) {
             let Ok(progress) = end.session.transmit(|frame| {
                 let bytes = frame.to_vec();
@@ -610,7 +627,21 @@ impl World {
                 end.pushes_in_work += 1;
                 end.got_pushes.push(metadata[0]);
             }
-            Event::LeaseDue => panic!("nobody agreed on leases"),
+            Event::LeaseDue => {
+                let load = end.session.lease_load(self.now);
+                assert_eq!(
+                    load.rejected, 0,
+                    "side {side} sent more than it was granted"
+                );
+                let requests = small(self.random.length(8)) - 1;
+                let ttl = Duration::from_micros(self.random.length(50_000) as u64);
+                let mut grant = LeaseGrant::new(requests, ttl);
+                if self.random.once_in(3) {
+                    grant = grant.renew_after(small(self.random.length(4)));
+                }
+                let granted = end.session.grant_lease(self.now, &grant);
+                granted.expect("it has no metadata that could be too long");
+            }
             Event::Closed(reason) => {
                 assert!(end.closed.is_none(), "it ends once");
                 end.closed = Some(reason);
@@ -797,7 +828,9 @@ impl World {
                 assert!(own_failure || by_peer, "script {index} was cancelled");
             }
             Take::Failed(Error::Closed(_)) => {
-                assert!(end.session.is_closed(), "script {index}");
+                // Or it will be, and the request waited for a lease.
+                let begun = script.started || !end.session.uses_lease();
+                assert!(end.session.is_closed() || !begun, "script {index}");
             }
             Take::Failed(error) => panic!("script {index}: {error:?}"),
         }
@@ -819,7 +852,9 @@ impl World {
         let interaction = script.interaction;
         // Its reader may not have been told of a refusal yet.
         let refused = !down && !script.started && refusals > 0;
-        let disturbed = script.disturbed() || refused;
+        // Or it waited for a lease when the connection was to end.
+        let waited = !script.started && end.session.uses_lease();
+        let disturbed = script.disturbed() || refused || waited;
         let flow = script.flow(down);
         if flow.ended == Some(HowEnded::Completed) {
             end.session.release(key); // With the request already.
@@ -1002,8 +1037,19 @@ impl World {
     }
 }
 
+/// A few.
+fn small(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 impl End {
-    fn new(random: &mut Random, side: Side, now: Instant, to_open: Vec<usize>) -> Self {
+    fn new(
+        random: &mut Random,
+        side: Side,
+        now: Instant,
+        leased: bool,
+        to_open: Vec<usize>,
+    ) -> Self {
         let mut limits = Limits::default();
         if random.once_in(3) {
             limits.max_queued_len = random.length(20_000);
@@ -1029,7 +1075,13 @@ impl End {
             limits: limits.clone(),
             drain_timeout: Duration::from_secs(3_600),
             resume: None,
-            lease: None,
+            lease: leased.then(|| {
+                // However long something takes: what was granted is served.
+                LeaseConfig {
+                    grace: Duration::from_secs(36_000),
+                    ..LeaseConfig::default()
+                }
+            }),
         };
         let millis = |n| Millis31::new(n).expect("some milliseconds");
         let setup = SetupOptions {

@@ -614,11 +614,6 @@ impl Streams {
         let Some(stream) = self.by_key(key) else {
             return;
         };
-        if stream.waits_for_lease {
-            // A request that nobody saw needs no ERROR.
-            self.cancel(key);
-            return;
-        }
         if !stream.transition(StreamEvent::SendError) {
             return;
         }
