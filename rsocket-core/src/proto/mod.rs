@@ -38,12 +38,12 @@ pub use self::{
     config::{Config, Limits},
     keepalive::{Action, Keepalive},
     lease::{Latency, LeaseConfig, LeaseGrant, LeaseStatus, Load},
-    resume::{ResumeOptions, ResumeRequest},
-    session::{Event, Progress, Session},
+    resume::{Damaged, ResumeOptions, ResumeRequest},
+    session::{Event, Progress, RestoredSession, Session},
     setup::{Setup, SetupOptions, Side},
     stats::Stats,
     streams::{
-        Capacity, Credit, DemandPolicy, NoCredit, Open, Overrun, Prefetch, Role, State,
-        StreamEvent, StreamIds, StreamKey, Take, Wake,
+        Capacity, Credit, DemandPolicy, NoCredit, Open, Overrun, Prefetch, RestoredStream, Role,
+        State, StreamEvent, StreamIds, StreamKey, Take, Wake,
     },
 };

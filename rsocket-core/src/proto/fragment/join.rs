@@ -19,6 +19,23 @@ impl Join {
         self.data.len() + self.metadata.as_ref().map_or(0, BytesMut::len)
     }
 
+    /// How much metadata and data has arrived; no metadata is not the same as
+    /// metadata without bytes.
+    pub(crate) fn lens(&self) -> (Option<usize>, usize) {
+        (self.metadata.as_ref().map(BytesMut::len), self.data.len())
+    }
+
+    /// What arrived after those lengths were right.
+    pub(crate) fn since(&self, metadata: usize, data: usize) -> (Option<&[u8]>, &[u8]) {
+        let rest = |bytes: &'_ BytesMut, from| -> std::ops::Range<usize> { from..bytes.len() };
+        let metadata = self
+            .metadata
+            .as_ref()
+            .map(|bytes| bytes.get(rest(bytes, metadata)).unwrap_or_default());
+        let data = self.data.get(rest(&self.data, data)).unwrap_or_default();
+        (metadata, data)
+    }
+
     /// Adds a fragment.
     ///
     /// # Errors

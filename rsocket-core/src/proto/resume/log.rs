@@ -7,7 +7,7 @@ use std::{collections::VecDeque, task::Poll};
 use bytes::Bytes;
 
 use crate::{
-    frame::Position,
+    frame::{MAX_FRAME_LEN, Position},
     transport::{OutFrame, Part},
 };
 
@@ -25,8 +25,12 @@ pub(in crate::proto) struct FrameLog {
     frames: VecDeque<Entry>,
     bytes: VecDeque<u8>,
     shared: VecDeque<Bytes>,
-    /// From where frames are sent again; `None` when all were sent on this link.
-    replay: Option<Cursor>,
+    /// The frame to be sent next; `None` when all were sent on this link.
+    next: Option<Cursor>,
+    /// Frames before this position are sent again.
+    again: u64,
+    /// Of a durable session: how far the frames are in its store.
+    ahead: Option<Ahead>,
     /// A whole frame, while it is sent again.
     scratch: Vec<u8>,
 }
@@ -45,12 +49,45 @@ impl Entry {
     }
 }
 
-/// The frame to be sent again next: which one, and where its parts begin.
+/// A frame: which one, where it begins, and where its parts do.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
+    at: u64,
     frame: usize,
     byte: usize,
     shared: usize,
+}
+
+impl Cursor {
+    /// Behind the frame.
+    fn after(self, entry: Entry) -> Self {
+        Self {
+            at: self.at + entry.len(),
+            frame: self.frame + 1,
+            byte: self.byte + entry.copied as usize,
+            shared: self.shared + usize::from(entry.shared > 0),
+        }
+    }
+
+    /// The same frame once those before `first` are gone; the first that is
+    /// left if it is one of them.
+    fn without(self, first: u64, count: usize, bytes: usize, shared: usize) -> Self {
+        Self {
+            at: self.at.max(first),
+            frame: self.frame.saturating_sub(count),
+            byte: self.byte.saturating_sub(bytes),
+            shared: self.shared.saturating_sub(shared),
+        }
+    }
+}
+
+/// Frames that are written down before they are sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    /// What comes before is in the store, and may be sent.
+    mark: u64,
+    /// What comes before was given out to be stored.
+    given: Cursor,
 }
 
 /// A position at which no frame begins, or of bytes that are not here.
@@ -82,8 +119,97 @@ impl FrameLog {
             frames: VecDeque::new(),
             bytes: VecDeque::new(),
             shared: VecDeque::new(),
-            replay: None,
+            next: None,
+            again: 0,
+            ahead: None,
             scratch: Vec::new(),
+        }
+    }
+
+    /// From now on frames are only sent once they are [stored](Self::stored).
+    pub(in crate::proto) fn write_ahead(&mut self) {
+        self.ahead = Some(Ahead::default());
+    }
+
+    /// What a process before this one left: `frames` that begin at `first`.
+    ///
+    /// # Errors
+    ///
+    /// When the frames do not follow each other.
+    pub(in crate::proto) fn restored(
+        first: u64,
+        end: u64,
+        frames: impl Iterator<Item = (u64, Bytes)>,
+    ) -> Result<Self, &'static str> {
+        let mut log = Self::new();
+        log.first = first;
+        log.end = first;
+        for (at, frame) in frames {
+            if at != log.end || frame.is_empty() || frame.len() > MAX_FRAME_LEN {
+                return Err("sent frames do not follow each other");
+            }
+            log.push(&OutFrame::encoded(&frame));
+        }
+        if log.end != end {
+            return Err("sent frames are missing");
+        }
+        log.ahead = Some(Ahead {
+            mark: end,
+            given: log.cursor_at_end(),
+        });
+        Ok(log)
+    }
+
+    /// Behind the last frame.
+    fn cursor_at_end(&self) -> Cursor {
+        Cursor {
+            at: self.end,
+            frame: self.frames.len(),
+            byte: self.bytes.len(),
+            shared: self.shared.len(),
+        }
+    }
+
+    /// Where the next frame will begin.
+    pub(in crate::proto) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Frames that were not given out yet to be stored, with their positions.
+    pub(in crate::proto) fn give(&mut self, mut store: impl FnMut(u64, Bytes)) {
+        let Some(ahead) = &mut self.ahead else {
+            return;
+        };
+        while let Some(entry) = self.frames.get(ahead.given.frame) {
+            let from = ahead.given;
+            ahead.given = from.after(*entry);
+            let mut frame = Vec::with_capacity(usize::try_from(entry.len()).unwrap_or(0));
+            frame.extend(self.bytes.range(from.byte..ahead.given.byte));
+            if entry.shared > 0
+                && let Some(data) = self.shared.get(from.shared)
+            {
+                frame.extend_from_slice(data);
+            }
+            store(from.at, frame.into());
+        }
+    }
+
+    /// Everything before `position` is in the store.
+    pub(in crate::proto) fn stored(&mut self, position: u64) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.mark = position;
+        }
+    }
+
+    /// What the peer can have received, and has not confirmed, in bytes of
+    /// memory.
+    pub(in crate::proto) fn sent_len(&self) -> usize {
+        match (self.next, self.ahead) {
+            (Some(next), Some(_)) => {
+                let sent = usize::try_from(next.at - self.first).unwrap_or(usize::MAX);
+                sent.saturating_add(next.frame * Self::COST)
+            }
+            _ => self.len(),
         }
     }
 
@@ -125,6 +251,14 @@ impl FrameLog {
             copied: u32::try_from(copied).unwrap_or(u32::MAX),
             shared: u32::try_from(shared).unwrap_or(u32::MAX),
         };
+        if self.ahead.is_some() && self.next.is_none() {
+            self.next = Some(Cursor {
+                at: self.end,
+                frame: self.frames.len(),
+                byte: self.bytes.len() - copied,
+                shared: self.shared.len() - usize::from(shared > 0),
+            });
+        }
         self.frames.push_back(entry);
         self.end += entry.len();
     }
@@ -140,7 +274,8 @@ impl FrameLog {
         if position < self.first {
             return Err(Misplaced::Gone);
         }
-        if position > self.end {
+        // What is not stored was not sent.
+        if position > self.ahead.map_or(self.end, |ahead| ahead.mark) {
             return Err(Misplaced::Ahead);
         }
         let mut count = 0;
@@ -168,16 +303,15 @@ impl FrameLog {
         }
         self.bytes.drain(..bytes);
         self.shared.drain(..shared);
-        if let Some(cursor) = &mut self.replay {
-            // What the peer has need not be sent again.
-            *cursor = Cursor {
-                frame: cursor.frame.saturating_sub(count),
-                byte: cursor.byte.saturating_sub(bytes),
-                shared: cursor.shared.saturating_sub(shared),
-            };
+        // What the peer has need not be sent again.
+        let first = self.first;
+        let moved = |cursor: Cursor| cursor.without(first, count, bytes, shared);
+        self.next = self.next.map(moved);
+        if let Some(ahead) = &mut self.ahead {
+            ahead.given = moved(ahead.given);
         }
         if self.frames.is_empty() {
-            self.replay = None;
+            self.next = None;
             if self.bytes.capacity() > Self::KEPT_LEN {
                 self.bytes = VecDeque::new();
             }
@@ -189,30 +323,44 @@ impl FrameLog {
 
     /// From now on, all that is held is sent again before anything new.
     pub(in crate::proto) fn start_replay(&mut self) {
-        self.replay = (!self.frames.is_empty()).then(Cursor::default);
+        let first = Cursor {
+            at: self.first,
+            ..Cursor::default()
+        };
+        self.next = (!self.frames.is_empty()).then_some(first);
+        self.again = self.end;
     }
 
+    /// Whether frames of an earlier link are still to be sent again.
     #[inline]
     pub(in crate::proto) fn is_replaying(&self) -> bool {
-        self.replay.is_some()
+        self.next.is_some_and(|next| next.at < self.again)
     }
 
-    /// Sends one frame again through `send`; its position stays what it was
-    /// \[C267].
+    /// Whether a frame that is held may be sent now.
+    #[inline]
+    pub(in crate::proto) fn has_next(&self) -> bool {
+        self.next
+            .is_some_and(|next| self.ahead.is_none_or(|ahead| next.at < ahead.mark))
+    }
+
+    /// Sends the next frame that is held through `send`; its position stays
+    /// what it was \[C267].
     pub(in crate::proto) fn replay<E>(
         &mut self,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Poll<Result<(), E>> {
         let Some((cursor, entry)) = self
-            .replay
+            .next
             .and_then(|cursor| Some((cursor, *self.frames.get(cursor.frame)?)))
         else {
-            self.replay = None;
+            self.next = None;
             return Poll::Ready(Ok(()));
         };
-        let end = cursor.byte + entry.copied as usize;
+        let next = cursor.after(entry);
         self.scratch.clear();
-        self.scratch.extend(self.bytes.range(cursor.byte..end));
+        self.scratch
+            .extend(self.bytes.range(cursor.byte..next.byte));
         let data = match self.shared.get(cursor.shared) {
             Some(data) if entry.shared > 0 => Part::shared(data, data),
             _ => Part::EMPTY,
@@ -220,12 +368,7 @@ impl FrameLog {
         let frame = OutFrame::new(&self.scratch, Part::EMPTY, data);
         let sent = send(&frame);
         if let Poll::Ready(Ok(())) = sent {
-            let next = Cursor {
-                frame: cursor.frame + 1,
-                byte: end,
-                shared: cursor.shared + usize::from(entry.shared > 0),
-            };
-            self.replay = (next.frame < self.frames.len()).then_some(next);
+            self.next = (next.frame < self.frames.len()).then_some(next);
         }
         sent
     }

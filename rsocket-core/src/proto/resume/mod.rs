@@ -15,12 +15,14 @@
 //! Spec: "Resuming Operation" \[C260-C308].
 
 mod log;
+pub(super) mod rows;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 pub(super) use self::log::{FrameLog, Misplaced};
+pub use self::rows::Damaged;
 use super::SetupOptions;
 use crate::{
     error::{CloseReason, Failure},
@@ -35,12 +37,17 @@ pub struct ResumeOptions {
     /// go on, a server keeps what it needs for so long \[C296]. Default 60 s:
     /// longer than a change of networks or a reboot of a switch takes.
     pub session_timeout: Duration,
+    /// Whether the session outlives its process too: then its owner stores what
+    /// [`checkpoint`](super::Session::checkpoint) gives, and nothing is sent or
+    /// confirmed before. Default: no.
+    pub durable: bool,
 }
 
 impl Default for ResumeOptions {
     fn default() -> Self {
         Self {
             session_timeout: Duration::from_secs(60),
+            durable: false,
         }
     }
 }
@@ -87,18 +94,24 @@ pub(super) enum LinkState {
 #[derive(Debug)]
 pub(super) struct Resumption {
     pub(super) token: Bytes,
-    options: ResumeOptions,
+    pub(super) options: ResumeOptions,
     pub(super) log: FrameLog,
     /// What came from the peer, in bytes of tracked frames.
     pub(super) received: Position,
     /// What the peer was told of `received`.
     told: Position,
+    /// Of a durable session: the part of `received` that is stored. What is not
+    /// must not be confirmed, since the peer forgets it.
+    pub(super) stored: Position,
     pub(super) link: LinkState,
     /// While the link is not up: why it was lost, and when the session is given
     /// up.
     lost: Option<(CloseReason, Instant)>,
     /// RESUME or RESUME_OK: what a new link carries first.
     pub(super) first_words: Option<Bytes>,
+    /// `first_words` have to wait until all that was received is stored: what
+    /// they say decides what the peer sends again.
+    first_words_wait: bool,
     /// The peer was asked to confirm, and did not yet.
     pub(super) asked_to_confirm: bool,
     /// Answers to KEEPALIVE in a row that confirmed nothing while the log was
@@ -161,20 +174,68 @@ impl Resumption {
     }
 
     pub(super) fn server(token: Bytes, options: ResumeOptions) -> Self {
+        let mut log = FrameLog::new();
+        if options.durable {
+            log.write_ahead();
+        }
         Self {
             token,
             options,
-            log: FrameLog::new(),
+            log,
             received: Position::ZERO,
             told: Position::ZERO,
+            stored: Position::ZERO,
             link: LinkState::Up,
             lost: None,
             first_words: None,
+            first_words_wait: false,
             asked_to_confirm: false,
             idle_confirmations: 0,
             refusals: 0,
             unaccepted: None,
         }
+    }
+
+    /// What a process before this one left.
+    pub(super) fn restored(
+        token: Bytes,
+        options: ResumeOptions,
+        log: FrameLog,
+        received: Position,
+        until: Instant,
+    ) -> Self {
+        let mut resumption = Self::server(token, options);
+        resumption.log = log;
+        resumption.received = received;
+        resumption.told = received;
+        resumption.stored = received;
+        resumption.link = LinkState::Down;
+        resumption.lost = Some((CloseReason::Local, until));
+        resumption
+    }
+
+    /// How much of what was received the peer may be told of.
+    fn confirmable(&self) -> Position {
+        if self.options.durable {
+            self.stored
+        } else {
+            self.received
+        }
+    }
+
+    /// Everything received before `position` is in the store, and everything
+    /// sent before `sent`.
+    pub(super) fn on_stored(&mut self, position: Position, sent: u64) {
+        self.stored = position;
+        self.log.stored(sent);
+        if self.stored == self.received {
+            self.first_words_wait = false;
+        }
+    }
+
+    /// What a new link carries first, once it may.
+    pub(super) fn ready_words(&self) -> Option<&Bytes> {
+        self.first_words.as_ref().filter(|_| !self.first_words_wait)
     }
 
     #[inline]
@@ -186,6 +247,9 @@ impl Resumption {
     pub(super) fn suspend(&mut self, now: Instant, reason: CloseReason) {
         self.link = LinkState::Down;
         self.first_words = None;
+        self.first_words_wait = false;
+        // What was to be told and was not.
+        self.told = self.told.min(self.confirmable());
         self.asked_to_confirm = false;
         if self.lost.is_none() {
             // Once it was resumed, the time starts anew; a link that is lost
@@ -254,6 +318,7 @@ impl Resumption {
             first_available_client: self.log.first(),
         });
         self.first_words = Some(resume.to_vec().into());
+        self.first_words_wait = self.confirmable() != self.received;
         self.link = LinkState::Asked { answer_by };
     }
 
@@ -271,6 +336,7 @@ impl Resumption {
             last_received_client: self.received,
         });
         self.first_words = Some(ok.to_vec().into());
+        self.first_words_wait = self.confirmable() != self.received;
         self.told = self.received;
         self.come_up();
         Ok(())
@@ -347,7 +413,8 @@ impl Resumption {
         if self.log.first() > before {
             self.asked_to_confirm = false;
             self.idle_confirmations = 0;
-        } else if is_answer && self.is_full(max_resume_len) {
+        } else if is_answer && self.is_full(max_resume_len) && self.log.sent_len() == self.log.len()
+        {
             self.asked_to_confirm = false;
             self.idle_confirmations += 1;
             if self.idle_confirmations >= Self::MAX_IDLE_CONFIRMATIONS {
@@ -372,7 +439,8 @@ impl Resumption {
     /// Whether the peer is to be asked now, so that the log will not be full.
     #[inline]
     pub(super) fn wants_confirmation(&self, max_resume_len: usize) -> bool {
-        !self.asked_to_confirm && self.log.len() >= max_resume_len / 2 && !self.log.is_empty()
+        let sent = self.log.sent_len();
+        !self.asked_to_confirm && sent >= max_resume_len / 2 && sent > 0
     }
 
     /// Counts a frame from the peer \[C261, C262].
@@ -386,7 +454,7 @@ impl Resumption {
     /// Whether it is time to tell the peer what was received.
     #[inline]
     pub(super) fn owes_confirmation(&self) -> bool {
-        self.received.get() - self.told.get() >= Self::CONFIRM_LEN
+        self.confirmable().get().saturating_sub(self.told.get()) >= Self::CONFIRM_LEN
     }
 
     /// Whether the peer does not know of all that was received.
@@ -396,8 +464,9 @@ impl Resumption {
 
     /// The position to put into a KEEPALIVE.
     pub(super) fn tell(&mut self) -> Position {
-        self.told = self.received;
-        self.received
+        // Never less than before: RESUME says `received`, once it is stored.
+        self.told = self.told.max(self.confirmable());
+        self.told
     }
 }
 

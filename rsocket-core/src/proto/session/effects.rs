@@ -7,6 +7,10 @@ use bytes::Bytes;
 use super::{Event, Stats};
 use crate::{
     frame::{ErrorCode, Head, StreamId},
+    proto::{
+        Damaged,
+        resume::rows::{Reader, Writer},
+    },
     transport::{OutFrame, Part},
 };
 
@@ -101,6 +105,29 @@ impl Effects {
         self.owed += message.len() + Self::COST;
         let message = Bytes::from_static(message.as_bytes());
         self.answers.push_back(Answer { id, code, message });
+    }
+
+    /// What waits in `answers`, to be stored; no bytes if nothing does.
+    pub(super) fn answers_row(&self) -> Vec<u8> {
+        let mut row = Writer::new();
+        for answer in &self.answers {
+            row.u64(answer.id.get().into());
+            row.u64(answer.code.get().into());
+            row.bytes(&answer.message);
+        }
+        row.into_vec()
+    }
+
+    pub(super) fn read_answers(&mut self, row: Bytes) -> Result<(), Damaged> {
+        let mut row = Reader::new(row);
+        while !row.is_empty() {
+            let id = StreamId::new(row.u32()?).ok_or(Damaged("a stream id is out of range"))?;
+            let code = ErrorCode::new(row.u32()?);
+            let message = row.bytes()?;
+            self.owed += message.len() + Self::COST;
+            self.answers.push_back(Answer { id, code, message });
+        }
+        Ok(())
     }
 
     pub(super) fn pop_control(&mut self) -> Option<Control> {

@@ -19,6 +19,7 @@ impl Session {
     /// while [`wants_input`](Self::wants_input) is false.
     pub fn handle_frame(&mut self, now: Instant, whole: &InFrame<'_>) {
         self.effects.stats.frames_received += 1;
+        self.touch();
         if let Some(keepalive) = &mut self.keepalive {
             keepalive.on_received(now);
         }
@@ -113,11 +114,18 @@ impl Session {
         if !frame.respond || self.is_closed() {
             return;
         }
-        // The same data, our own position [C103, C104].
+        match self.durable {
+            Some(_) => self.on_asked(frame.data),
+            None => self.answer_keepalive(frame.data),
+        }
+    }
+
+    /// The same data, our own position [C103, C104].
+    pub(super) fn answer_keepalive(&mut self, data: &[u8]) {
         let answer = Frame::Keepalive(frame::Keepalive {
             respond: false,
             last_received: self.position(),
-            data: frame.data,
+            data,
         });
         if answer.encoded_len() > self.link_max {
             self.effects.stats.frames_ignored += 1; // No frame can hold it.
@@ -157,11 +165,15 @@ impl Session {
                     if setup.lease {
                         self.streams.use_lease(now, &self.config);
                     }
+                    let stored = setup.resume_token.is_some()
+                        && self.config.resume.as_ref().is_some_and(|r| r.durable);
+                    let frame = stored.then(|| Bytes::copy_from_slice(whole.as_slice()));
                     let setup = Setup::from_frame(&setup, whole);
                     let token = setup.resume_token.clone();
                     self.phase = Phase::Deciding {
                         max_lifetime,
                         token,
+                        setup: frame,
                     };
                     self.effects.events.push_back(Event::Setup(setup));
                     return;

@@ -1,5 +1,6 @@
 //! One side of a connection: establishment, dispatch, keepalive, the end.
 
+mod durable;
 mod effects;
 mod inbound;
 mod lease;
@@ -25,8 +26,12 @@ use crate::{
     transport::{Limits as LinkLimits, OutFrame},
 };
 
+pub use self::durable::RestoredSession;
 pub(super) use self::effects::Effects;
-use self::effects::{Cause, Control};
+use self::{
+    durable::Durable,
+    effects::{Cause, Control},
+};
 
 /// One side of a connection. See the [module](super) for how to drive it.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ pub struct Session {
     farewell_owed: bool,
     /// What a session needs to outlive its link, if it is to.
     resume: Option<Box<Resumption>>,
+    /// What it needs to outlive its process.
+    durable: Option<Box<Durable>>,
     streams: Streams,
     effects: Effects,
 }
@@ -58,6 +65,8 @@ enum Phase {
     Deciding {
         max_lifetime: frame::Millis31,
         token: Option<Bytes>,
+        /// The SETUP frame, if it is to be stored.
+        setup: Option<Bytes>,
     },
     Open,
     /// New requests are refused; open streams go on \[C085].
@@ -150,6 +159,9 @@ impl Session {
         session.start_granting(now);
         if let Some(token) = setup.resume_token.clone() {
             let options = session.config.resume.clone().unwrap_or_default();
+            if options.durable {
+                session.make_durable(setup.encode(lease));
+            }
             let resumption = Resumption::client(token, options, setup.clone(), lease);
             session.resume = Some(Box::new(resumption));
             // The answer shows that the server knows the session.
@@ -177,6 +189,7 @@ impl Session {
             established: false,
             farewell_owed: false,
             resume: None,
+            durable: None,
             streams: Streams::new(side, config.limits.max_queued_len, link_max),
             effects: Effects::default(),
             config,
@@ -504,9 +517,15 @@ impl Session {
                 if matches!(resume.link, LinkState::Asked { .. }) {
                     return;
                 }
-                // Neither side may go before the other has everything.
+                // Neither side may go before the other has everything, nor be
+                // told of it before that is stored.
+                if self.durable.is_some() && resume.stored != resume.received {
+                    return;
+                }
                 if !resume.log.is_empty() {
-                    let may_ask = resume.is_up() && !resume.log.is_replaying();
+                    let may_ask = resume.is_up()
+                        && !resume.log.is_replaying()
+                        && resume.log.sent_len() == resume.log.len();
                     if may_ask && !resume.asked_to_confirm {
                         self.ask_to_confirm();
                     }
@@ -567,7 +586,8 @@ impl Session {
         let answers: usize = answers
             .map(|answer| answer.message.len() + Effects::COST)
             .sum();
-        assert_eq!(self.effects.owed, control + answers, "bytes owed");
+        let owed = control + answers + self.asked_cost();
+        assert_eq!(self.effects.owed, owed, "bytes owed");
     }
 
     /// Makes `next` the id of this side's next stream.

@@ -4,6 +4,8 @@
 
 use std::{task::Poll, time::Instant};
 
+use bytes::Bytes;
+
 use super::{By, Cause, Control, Event, Phase, Progress, Session};
 use crate::{
     error::{CloseReason, Failure},
@@ -133,6 +135,7 @@ impl Session {
     /// pushes that did not leave wait for the next one; those that did are lost
     /// \[C304].
     fn drop_control(&mut self) {
+        self.forget_asked();
         let mut pushes = Vec::new();
         while let Some(Control { frame, cause }) = self.effects.pop_control() {
             if cause == Cause::Push {
@@ -291,7 +294,7 @@ impl Session {
         let Some(resume) = &mut self.resume else {
             return Ok(Progress::Idle);
         };
-        if let Some(words) = &resume.first_words {
+        if let Some(words) = resume.ready_words() {
             let sent = send(&OutFrame::encoded(words));
             return finish(sent, || {
                 resume.first_words = None;
@@ -299,9 +302,10 @@ impl Session {
             });
         }
         // After RESUME nothing but why the session ends here [C282, C287].
+        let said = resume.first_words.is_none();
         let asked = matches!(resume.link, LinkState::Asked { .. });
-        let has_last_words = asked && matches!(self.phase, Phase::Closed(_));
-        if !resume.is_up() && !has_last_words {
+        let has_last_words = asked && said && matches!(self.phase, Phase::Closed(_));
+        if !(resume.is_up() && said) && !has_last_words {
             return Ok(Progress::Idle);
         }
         if !self.effects.control.is_empty() {
@@ -310,14 +314,17 @@ impl Session {
         if matches!(self.phase, Phase::Closed(_)) {
             return Ok(Progress::Idle);
         }
-        if resume.log.is_replaying() {
+        if resume.log.has_next() {
+            let again = resume.log.is_replaying();
             let sent = resume.log.replay(send);
             return finish(sent, || {
                 self.effects.stats.frames_sent += 1;
-                self.effects.stats.frames_resent += 1;
-                let replays = self.resume.as_ref().is_some_and(|r| r.log.is_replaying());
-                if !replays {
+                self.effects.stats.frames_resent += u64::from(again);
+                let log = self.resume.as_ref().map(|resume| &resume.log);
+                if again && log.is_some_and(|log| !log.is_replaying()) {
                     self.on_replayed();
+                } else if log.is_some_and(|log| !log.has_next()) {
+                    self.finish_drain();
                 }
             });
         }
@@ -325,6 +332,10 @@ impl Session {
         if resume.wants_confirmation(max_resume_len) {
             self.ask_to_confirm();
             return Ok(Progress::Sent);
+        }
+        if self.durable.is_some() {
+            // What is new goes into the log, and out once it is stored.
+            return Ok(Progress::Idle);
         }
         // Until the server has shown that it knows the session nothing is sent
         // that could happen twice.
@@ -372,9 +383,12 @@ fn finish<E>(sent: Poll<Result<(), E>>, on_sent: impl FnOnce()) -> Result<Progre
 
 impl Session {
     /// Makes a server's session resumable once its SETUP was accepted.
-    pub(super) fn keep_for_resumption(&mut self, token: Option<bytes::Bytes>) {
+    pub(super) fn keep_for_resumption(&mut self, token: Option<Bytes>, setup: Option<Bytes>) {
         if let (Some(token), Some(options)) = (token, &self.config.resume) {
             self.resume = Some(Box::new(Resumption::server(token, options.clone())));
+            if let Some(setup) = setup {
+                self.make_durable(setup);
+            }
         }
     }
 
@@ -383,6 +397,7 @@ impl Session {
         self.phase = Phase::Deciding {
             max_lifetime: frame::Millis31::MAX,
             token: None,
+            setup: None,
         };
         let request = ResumeRequest::from_frame(frame);
         self.effects.events.push_back(Event::Resume(request));

@@ -16,10 +16,11 @@ impl Session {
         if let Phase::Deciding {
             max_lifetime,
             token,
+            setup,
         } = &mut self.phase
         {
-            let (max_lifetime, token) = (*max_lifetime, token.take());
-            self.keep_for_resumption(token);
+            let (max_lifetime, token, setup) = (*max_lifetime, token.take(), setup.take());
+            self.keep_for_resumption(token, setup);
             self.phase = Phase::Open;
             self.deadline = None;
             self.keepalive = Some(Keepalive::server(now, max_lifetime));
@@ -49,6 +50,7 @@ impl Session {
     /// payload that cannot be sent, [`Error::NoStreamId`] when all ids are in
     /// use, [`Error::NoLease`] when too many wait for a lease. Nothing was sent.
     pub fn open(&mut self, open: Open) -> Result<StreamKey, Error> {
+        self.touch();
         match &self.phase {
             Phase::AwaitSetup | Phase::Deciding { .. } | Phase::Open => {}
             Phase::Draining(By::Us) => return Err(Error::Closed(CloseReason::Local)),
@@ -88,6 +90,7 @@ impl Session {
 
     /// Takes what arrived on a stream.
     pub fn poll_take(&mut self, key: StreamKey) -> Take {
+        self.touch();
         self.streams.poll_take(key)
     }
 
@@ -123,39 +126,46 @@ impl Session {
     ///
     /// [`Error::TooLong`]: it was not sent, and the stream is as before.
     pub fn send(&mut self, key: StreamKey, payload: Payload) -> Result<(), Error> {
+        self.touch();
         let max_len = frame_limit(self.link_max, &self.config);
         self.streams.send(key, payload, max_len, &self.config)
     }
 
     /// Completes the sending half. Without effect after its end.
     pub fn complete(&mut self, key: StreamKey) {
+        self.touch();
         self.streams.complete(key);
     }
 
     /// Ends the stream with ERROR, behind all that was sent on it.
     pub fn fail(&mut self, key: StreamKey, failure: &Failure) {
+        self.touch();
         self.streams.fail(key, failure);
     }
 
     /// As a requester: ends the stream. As a responder of a channel: asks the
     /// peer to send no more.
     pub fn cancel(&mut self, key: StreamKey) {
+        self.touch();
         self.streams.cancel(key);
     }
 
     /// Asks for `n` more payloads than the demand policy does by itself.
     pub fn request_n(&mut self, key: StreamKey, n: Demand) {
+        self.touch();
         self.streams.request_n(key, n);
     }
 
     /// Sets how the inbound half of a channel that the peer opened asks for
     /// payloads. Without effect once the first was taken.
     pub fn set_demand(&mut self, key: StreamKey, policy: DemandPolicy) {
+        self.touch();
         self.streams.set_demand(key, policy);
     }
 
     /// Lets go of a stream's handle; a channel has two.
     pub fn release(&mut self, key: StreamKey) {
+        self.touch();
         self.streams.release(key);
         self.ask_for_lease();
         self.finish_drain();
@@ -164,6 +174,7 @@ impl Session {
     /// Ends the connection in good order: tells the peer, refuses new
     /// requests, lets open streams end, for at most the drain timeout \[C085].
     pub fn close(&mut self, now: Instant) {
+        self.touch();
         match self.phase {
             Phase::Open => {
                 self.phase = Phase::Draining(By::Us);

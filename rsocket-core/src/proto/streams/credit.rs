@@ -9,7 +9,10 @@
 //!
 //! Spec: "Flow Control", "REQUEST_N Frame (0x08)".
 
-use crate::frame::Demand;
+use crate::{
+    frame::Demand,
+    proto::resume::rows::{Damaged, Reader, Writer},
+};
 
 /// Payloads that this side may still send on one stream.
 ///
@@ -53,6 +56,19 @@ impl Credit {
     /// Payloads that may be sent now; `u64::MAX` is endless.
     pub fn balance(&self) -> u64 {
         self.balance
+    }
+
+    pub(super) fn save(&self, row: &mut Writer) {
+        row.u64(self.balance);
+    }
+
+    /// What was granted and not used counts as news to whoever asks first.
+    pub(super) fn restored(row: &mut Reader) -> Result<Self, Damaged> {
+        let balance = row.u64()?;
+        Ok(Self {
+            balance,
+            news: balance,
+        })
     }
 
     /// Payloads granted since the last call.
@@ -166,6 +182,42 @@ impl Prefetch {
     /// The application asks for `n` more.
     pub fn request(&mut self, n: Demand) -> Option<Demand> {
         self.grant(n)
+    }
+
+    pub(super) fn save(&self, row: &mut Writer) {
+        match self.policy {
+            DemandPolicy::Prefetch { high, low } => {
+                row.u8(0);
+                row.u64(high.get().into());
+                row.u64(low.into());
+            }
+            DemandPolicy::Manual { initial } => {
+                row.u8(1);
+                row.u64(initial.get().into());
+            }
+        }
+        row.u64(self.in_flight);
+        row.bool(self.endless);
+    }
+
+    /// With `buffered` payloads that were not taken.
+    pub(super) fn restored(row: &mut Reader, buffered: u32) -> Result<Self, Damaged> {
+        let tag = row.u8()?;
+        let n = Demand::new(row.u32()?).ok_or(Damaged("a demand is out of range"))?;
+        let policy = match tag {
+            0 => DemandPolicy::Prefetch {
+                high: n,
+                low: row.u32()?,
+            },
+            1 => DemandPolicy::Manual { initial: n },
+            _ => return Err(Damaged("a demand policy is unknown")),
+        };
+        Ok(Self {
+            policy,
+            in_flight: row.u64()?,
+            buffered,
+            endless: row.bool()?,
+        })
     }
 
     fn grant(&mut self, n: Demand) -> Option<Demand> {

@@ -41,7 +41,11 @@ impl StreamIds {
         None
     }
 
-    #[cfg(any(test, feature = "testkit"))]
+    /// Which id is next, unless it is in use.
+    pub(super) fn peek(&self) -> u32 {
+        self.next
+    }
+
     pub(super) fn skip_to(&mut self, next: u32) {
         self.next = next;
     }

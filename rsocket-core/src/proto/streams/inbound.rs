@@ -256,6 +256,9 @@ impl Streams {
         };
         let interaction = stream.interaction;
         stream.handles = 1;
+        if self.durable {
+            stream.label = Some(Box::new(payload.clone()));
+        }
         match interaction {
             Interaction::FireAndForget => {
                 // It ends on receipt [C234]; the handle counts the handler.
@@ -265,6 +268,7 @@ impl Streams {
             Interaction::RequestChannel => {
                 stream.handles = 2;
                 stream.prefetch.on_received_free();
+                stream.received += 1;
                 stream.inbox.push_back(payload);
                 if complete {
                     self.on_complete(slot);
@@ -311,6 +315,7 @@ impl Streams {
             return;
         }
         if let Some(stream) = self.slots.get_mut(slot) {
+            stream.received += 1;
             stream.inbox.push_back(payload);
         }
         if owes {

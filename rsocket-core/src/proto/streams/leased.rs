@@ -31,6 +31,10 @@ impl Streams {
             let Some(stream) = self.slots.get_mut(slot) else {
                 continue;
             };
+            if stream.announced {
+                self.queue.push_back(slot); // Of a restored session.
+                continue;
+            }
             stream.queued = false;
             if let Some(request) = stream.outbox.pop_front() {
                 let cost = std::mem::take(&mut stream.outbox_cost);

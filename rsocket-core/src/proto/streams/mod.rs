@@ -7,15 +7,18 @@ mod inbound;
 mod inspect;
 mod leased;
 mod outbound;
+mod save;
 mod state;
 mod stream;
 mod table;
 
 use std::{collections::VecDeque, task::Poll};
 
+pub(super) use self::save::Saved;
 pub use self::{
     credit::{Credit, DemandPolicy, NoCredit, Overrun, Prefetch},
     ids::StreamIds,
+    save::RestoredStream,
     state::{Role, State, StreamEvent},
 };
 use self::{
@@ -113,6 +116,10 @@ pub(super) struct Streams {
     wakes: VecDeque<Wake>,
     /// Where both sides agreed on leases.
     lease: Option<Box<Lease>>,
+    /// Whether all of this is stored to outlive the process.
+    durable: bool,
+    /// Streams so far.
+    births: u64,
 }
 
 /// What the outboxes of all streams cost; see [`Item::cost`].
@@ -168,7 +175,14 @@ impl Streams {
             max_message_len: max_message_len(max_frame_len),
             wakes: VecDeque::new(),
             lease: None,
+            durable: false,
+            births: 0,
         }
+    }
+
+    /// From now on streams keep what is needed to store them.
+    pub(super) fn make_durable(&mut self) {
+        self.durable = true;
     }
 
     /// Streams of either side that are not over.
@@ -237,6 +251,10 @@ impl Streams {
             Interaction::RequestChannel => 2,
             _ => 1,
         };
+        stream.sent = u64::from(interaction == Interaction::RequestChannel);
+        if self.durable {
+            stream.label = Some(Box::new(payload.clone()));
+        }
         let request = Item::Request {
             payload,
             initial_n,
@@ -263,6 +281,10 @@ impl Streams {
                 self.slots.len() - 1
             }
         };
+        self.births += 1;
+        if let Some(stream) = self.slots.get_mut(slot) {
+            stream.birth = self.births;
+        }
         match role {
             Role::Requester => self.local.insert(id, slot),
             Role::Responder => {
@@ -469,11 +491,21 @@ impl Streams {
 
     /// Takes what arrived on a stream.
     pub(super) fn poll_take(&mut self, key: StreamKey) -> Take {
+        if self.durable {
+            self.drop_handle(key);
+        }
+        let durable = self.durable;
         let Some(stream) = self.by_key(key) else {
             return Take::Complete;
         };
         // A responder's inbound asks for payloads when it is first read.
         stream.start_demand();
+        if durable && let Some(payload) = stream.inbox.front() {
+            stream.in_hand = true;
+            let take = Take::Payload(payload.clone());
+            self.enqueue(key.slot);
+            return take;
+        }
         let Some(payload) = stream.inbox.pop_front() else {
             let take = match &stream.end {
                 Some(Ended::Complete) => Take::Complete,
@@ -493,6 +525,31 @@ impl Streams {
         self.forget(payload_cost(payload.len()));
         self.enqueue(key.slot);
         Take::Payload(payload)
+    }
+
+    /// Forgets the payload that the application took last: it comes back for the
+    /// next, so it is done with that one.
+    fn drop_handle(&mut self, key: StreamKey) {
+        if let Some(stream) = self.by_key(key)
+            && std::mem::take(&mut stream.in_hand)
+            && let Some(payload) = stream.inbox.pop_front()
+        {
+            if stream.demanded {
+                let more = stream.prefetch.on_consumed();
+                stream.owe(more);
+            }
+            self.forget(payload_cost(payload.len()));
+        }
+    }
+
+    /// The index of the payload that is taken next.
+    pub(super) fn position(&mut self, key: StreamKey) -> u64 {
+        self.by_key(key).map_or(0, |stream| stream.position())
+    }
+
+    /// Payloads handed over to be sent.
+    pub(super) fn sent(&mut self, key: StreamKey) -> u64 {
+        self.by_key(key).map_or(0, |stream| stream.sent)
     }
 
     /// Asks for `n` more payloads than the policy does by itself.
@@ -593,6 +650,9 @@ impl Streams {
             stream.transition(StreamEvent::SendComplete);
         } else if stream.credit.spend().is_err() {
             return Ok(());
+        }
+        if let Some(stream) = self.by_key(key) {
+            stream.sent += 1;
         }
         self.push(key.slot, Item::Payload { payload, complete });
         Ok(())

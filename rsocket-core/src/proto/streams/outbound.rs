@@ -76,7 +76,7 @@ impl Streams {
         if !more {
             self.queue.pop_front();
             stream.queued = false;
-        } else if self.queue.len() > 1 {
+        } else if self.queue.len() > 1 && !(self.durable && stream.cursor.is_started()) {
             self.queue.rotate_left(1);
         }
         self.after_sent(slot, more);
@@ -117,6 +117,14 @@ impl Streams {
             self.tell_fire_and_forget(slot);
             self.settle(slot);
         }
+    }
+
+    /// Whether the next frame goes on with a payload that others began.
+    pub(in crate::proto) fn is_amid_payload(&self) -> bool {
+        self.queue
+            .front()
+            .and_then(|slot| self.slots.get(*slot))
+            .is_some_and(|stream| stream.cursor.is_started())
     }
 
     /// Whoever sent a fire-and-forget waits for this.
@@ -243,12 +251,14 @@ fn apply(stream: &mut Stream, sent: Sent) -> usize {
             stream.cursor = Cursor::default();
             stream.announced = true;
             let item = stream.outbox.pop_front();
+            stream.out_first += u64::from(item.is_some());
             cost = item.as_ref().map_or(0, Item::cost).min(stream.outbox_cost);
             stream.outbox_cost -= cost;
             if let Some(Item::Request { complete: true, .. }) = item
                 && fragmented
             {
                 // Free of cost: it replaces what was paid for.
+                stream.out_first += stream.outbox.len() as u64;
                 stream.outbox.push_front(Item::Complete);
             }
         }

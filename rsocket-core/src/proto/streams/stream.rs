@@ -57,6 +57,20 @@ pub(super) struct Stream {
     pub(super) end: Option<Ended>,
     pub(super) join: Option<Box<Joining>>,
 
+    /// Payloads of the peer's half that are in, taken or not.
+    pub(super) received: u64,
+    /// Payloads that the application handed over, sent or not.
+    pub(super) sent: u64,
+    /// Items that left the outbox, so that each has a number of its own.
+    pub(super) out_first: u64,
+    /// Of a durable session: the inbox's first payload was given out, and stays
+    /// until the application comes back for the next.
+    pub(super) in_hand: bool,
+    /// Tells the users of an id apart.
+    pub(super) birth: u64,
+    /// Of a durable session: the request, until it is stored.
+    pub(super) label: Option<Box<Payload>>,
+
     pub(super) reader_waits: bool,
     pub(super) writer_waits: WriterWaits,
     /// Whether the slot stands in the list of those that wait for room.
@@ -149,6 +163,12 @@ impl Stream {
             inbox: VecDeque::new(),
             end: None,
             join: None,
+            received: 0,
+            sent: 0,
+            out_first: 0,
+            in_hand: false,
+            birth: 0,
+            label: None,
             reader_waits: false,
             writer_waits: WriterWaits::No,
             crowded: false,
@@ -181,6 +201,12 @@ impl Stream {
             inbox,
             end,
             join,
+            received,
+            sent,
+            out_first,
+            in_hand,
+            birth: _,
+            label,
             reader_waits,
             writer_waits,
             // The list that it stands in outlives the stream.
@@ -205,6 +231,11 @@ impl Stream {
         *demanded = false;
         *end = None;
         *join = None;
+        *received = 0;
+        *sent = 0;
+        *out_first = 0;
+        *in_hand = false;
+        *label = None;
         *reader_waits = false;
         *writer_waits = WriterWaits::No;
     }
@@ -237,6 +268,7 @@ impl Stream {
     pub(super) fn drop_output(&mut self) -> usize {
         self.request_n = 0;
         self.cancel = false;
+        self.out_first += self.outbox.len() as u64;
         self.outbox.clear();
         self.cursor = Cursor::default();
         std::mem::take(&mut self.outbox_cost)
@@ -250,6 +282,7 @@ impl Stream {
         if !matches!(self.outbox.front(), Some(Item::Request { .. })) {
             self.cursor = Cursor::default();
         }
+        self.out_first += self.outbox.len() as u64;
         self.outbox
             .retain(|item| matches!(item, Item::Request { .. } | Item::Error(..)));
         let left = self.outbox.iter().map(Item::cost).sum();
@@ -276,6 +309,11 @@ impl Stream {
             let first = self.prefetch.start();
             self.owe(first);
         }
+    }
+
+    /// The index of the payload that the application takes next.
+    pub(super) fn position(&self) -> u64 {
+        self.received - self.inbox.len() as u64 + u64::from(self.in_hand)
     }
 
     /// Adds to what is to be granted; nothing once the peer's half is over.
