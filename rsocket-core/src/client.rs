@@ -1,13 +1,19 @@
 //! Connecting.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
-    LeaseOptions, Payload, Reconnect, Reconnecting, Requester, Responder,
+    LeaseOptions, Payload, Reconnect, Reconnecting, Requester, Responder, RestoreError, Restored,
     driver::{Dispatcher, Driver, Redial, Shared, now},
     error::Error,
     frame::Millis31,
-    proto::{Config, Limits, Session, SetupOptions},
+    proto::{Config, Limits, Session, SetupOptions, Side},
+    restored,
     resume::{Resume, random_token},
     transport::{Connector, Link, TransportError, TransportErrorKind},
 };
@@ -257,6 +263,74 @@ impl Client {
         Reconnecting::start(self, Arc::new(connector), settings)
     }
 
+    /// Goes on with a session of an earlier process, or of an earlier
+    /// [`detach`](Requester::detach), that lies in the
+    /// [store](crate::resume::Resume::store) under `token`; see
+    /// [`tokens`](crate::resume::ResumeStore::tokens). What the session began
+    /// with (SETUP) comes from the store, all else from these settings: be sure
+    /// to configure the same.
+    ///
+    /// Ready when the server has accepted the session. [`Restored`] has the
+    /// streams that were open.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the session in the store.
+    ///
+    /// # Errors
+    ///
+    /// See [`RestoreError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time enabled.
+    pub async fn restore(
+        mut self,
+        connector: impl Connector,
+        token: impl Into<bytes::Bytes>,
+    ) -> Result<(Requester, Restored), RestoreError> {
+        let token = token.into();
+        let resume = self.resume.take().ok_or(RestoreError::NoStore)?;
+        let store = resume.store.ok_or(RestoreError::NoStore)?;
+        let rows = restored::load(Arc::clone(&store), token.clone()).await?;
+        let limit = self.config.limits.setup_timeout;
+        let mut redial = Redial::new(Arc::new(connector), &resume.backoff, limit);
+        let dialing = poll_fn(|cx| redial.poll(cx));
+        let link = match tokio::time::timeout(resume.options.session_timeout, dialing).await {
+            Ok(Some(link)) => link,
+            Ok(None) | Err(_) => return Err(RestoreError::Unreachable),
+        };
+        let restored = Session::restore(now(), self.config, token.clone(), rows)?;
+        let mut session = restored.session;
+        if session.side() != Side::Client {
+            return Err(RestoreError::Unknown);
+        }
+        let limits = link.limits();
+        session.resume(now(), limits);
+        let Link { tx, rx, info, .. } = link;
+        let span = tracing::info_span!("rsocket", side = "client", transport = info.scheme);
+        let shared = Shared::new(session, tx, info, true);
+        let guard = DetachOnDrop(&shared);
+        shared.with(|_| ()); // RESUME leaves now.
+        let driver = Driver::client(
+            Arc::clone(&shared),
+            rx,
+            limits,
+            (self.dispatcher)(),
+            Some(redial),
+        );
+        let driver = driver.granting(self.lease.as_ref()).stored_as(store, token);
+        tokio::spawn(tracing::Instrument::instrument(driver, span));
+        poll_fn(|cx| shared.poll_resumed(cx)).await;
+        if shared.with(|inner| inner.session.is_closed()) {
+            return Err(RestoreError::Closed(shared.closed().await));
+        }
+        std::mem::forget(guard);
+        let requester = Requester::new(shared);
+        let restored = Restored::new(&requester, restored.streams);
+        Ok((requester, restored))
+    }
+
     /// Starts a session on a link that is already there.
     fn connect_link(self, link: Link, redial: Option<Redial>) -> Requester {
         let limits = link.limits();
@@ -267,8 +341,10 @@ impl Client {
         let requester = Requester::new(Arc::clone(&shared));
         // SETUP leaves now, with whatever request comes first.
         shared.with(|_| ());
+        let store = self.resume.and_then(|resume| resume.store);
         let driver = Driver::client(shared, rx, limits, (self.dispatcher)(), redial)
-            .granting(self.lease.as_ref());
+            .granting(self.lease.as_ref())
+            .storing(store);
         tokio::spawn(tracing::Instrument::instrument(driver, span));
         requester
     }
@@ -322,6 +398,15 @@ impl std::fmt::Debug for Client {
 fn dispatchers(responder: impl Responder) -> Arc<dyn Fn() -> Dispatcher + Send + Sync> {
     let responder = Arc::new(responder);
     Arc::new(move || Dispatcher::new(Arc::clone(&responder)))
+}
+
+/// Leaves a session to its store that nobody came to have.
+struct DetachOnDrop<'a>(&'a Shared);
+
+impl Drop for DetachOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.detach();
+    }
 }
 
 fn no_entropy(error: std::io::Error) -> Error {

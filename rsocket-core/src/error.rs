@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     frame::{DecodeError, ErrorCode},
+    resume::StoreError,
     transport::{TransportError, TransportErrorKind},
 };
 
@@ -253,6 +254,14 @@ pub enum CloseReason {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// What the session has to remember could not be stored. It ended here; the
+    /// peer was not told, so it may be gone on with from its store.
+    #[error("the session cannot be stored: {0}")]
+    Store(#[source] StoreError),
+    /// This side [let go](crate::Requester::detach) of a session that stays in
+    /// its store.
+    #[error("detached by this side")]
+    Detached,
     /// The link failed, or could not be made.
     #[error("the transport failed: {}", describe(.0))]
     Transport(#[source] Arc<TransportError>),

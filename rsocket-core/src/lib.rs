@@ -96,6 +96,8 @@ mod requester;
 #[cfg(feature = "tokio")]
 mod responder;
 #[cfg(feature = "tokio")]
+mod restored;
+#[cfg(feature = "tokio")]
 mod server;
 
 pub use self::{
@@ -113,5 +115,6 @@ pub use self::{
     reconnect::{ConnectionState, Reconnect, Reconnecting, WhenDown},
     requester::{FireAndForget, OptionalResponse, Requester, Response},
     responder::{Handlers, Responder},
+    restored::{RestoreError, Restored, RestoredStream},
     server::{Server, Setup, serve},
 };

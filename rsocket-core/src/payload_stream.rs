@@ -39,6 +39,9 @@ pub struct PayloadStream {
     /// Finds it, if it may have to be waited for; until a link took the request.
     finder: Option<Box<Finder>>,
     demand: DemandPolicy,
+    /// Payloads given out, or skipped, by this process or an earlier one.
+    received: u64,
+    skip_to: u64,
 }
 
 enum State {
@@ -118,7 +121,28 @@ impl PayloadStream {
             requester: None,
             finder: None,
             demand: DemandPolicy::default(),
+            received: 0,
+            skip_to: 0,
         }
+    }
+
+    /// Goes on with a stream of which so many payloads were taken.
+    pub(crate) fn starting_at(mut self, received: u64) -> Self {
+        self.received = received;
+        self
+    }
+
+    /// How many payloads it gave out, or skipped; of a stream that was
+    /// [restored](crate::Restored), counted from its beginning: the index of the
+    /// next one.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Leaves out payloads whose index is less than `n`: after a crash, those
+    /// that the application had dealt with. See [`Restored`](crate::Restored).
+    pub fn skip_to(&mut self, n: u64) {
+        self.skip_to = n;
     }
 
     /// A channel whose request was sent.
@@ -282,6 +306,10 @@ impl Stream for PayloadStream {
                 }
                 (Take::Payload(payload), ..) => {
                     this.finder = None;
+                    this.received += 1;
+                    if this.received <= this.skip_to {
+                        continue;
+                    }
                     return Poll::Ready(Some(Ok(payload)));
                 }
                 (Take::Complete, ..) => None,
@@ -377,6 +405,15 @@ impl PayloadSink {
             })
         })
         .await
+    }
+
+    /// How many payloads were handed over, the first of a channel included; of a
+    /// stream that was [restored](crate::Restored), from its beginning. 0 once
+    /// the channel is over.
+    pub fn sent(&self) -> u64 {
+        self.outbound.as_ref().map_or(0, |outbound| {
+            outbound.with(|inner, key| inner.session.sent(key))
+        })
     }
 
     /// Completes this side; answers go on. Without effect after its end.

@@ -26,6 +26,10 @@ use crate::{
 /// stream opened through one are dropped; to serve a server's requests and ask
 /// for nothing, keep a clone and await [`closed`](Self::closed). A server's
 /// connection lives until its client ends it.
+///
+/// A client's session that has a [store](crate::resume::Resume::store) is not
+/// ended by that but left to the store, as by [`detach`](Self::detach); to end
+/// it, call [`close`](Self::close).
 pub struct Requester {
     shared: Arc<Shared>,
 }
@@ -168,6 +172,22 @@ impl Requester {
     /// Ends the connection at once. Open requests fail on both sides.
     pub fn abort(&self) {
         self.shared.abort();
+    }
+
+    /// Lets go of a session that has a [store](crate::resume::Resume::store): it
+    /// ends here with [`CloseReason::Detached`], and stays in the store for
+    /// [`Client::restore`](crate::Client::restore), with all that happened
+    /// before. The peer sees a lost link. Keep streams until this is ready:
+    /// dropping one cancels it.
+    ///
+    /// Without a store it is as [`close`](Self::close).
+    ///
+    /// # Cancel safety
+    ///
+    /// It goes on when the future is dropped.
+    pub async fn detach(&self) -> CloseReason {
+        self.shared.detach();
+        self.closed().await
     }
 
     /// Waits until the connection has ended, and says why.

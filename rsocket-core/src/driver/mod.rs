@@ -13,6 +13,7 @@
 mod dispatch;
 mod lease;
 mod resume;
+mod saving;
 mod serve;
 mod task;
 
@@ -70,6 +71,10 @@ pub(crate) struct Inner {
     blocked: bool,
     /// The link failed under somebody's hands; the driver is to know.
     lost: Option<CloseReason>,
+    /// The session is to be left to its store.
+    detach: bool,
+    /// Waits for the first link of a session of an earlier process.
+    resumed_waiter: Option<Waker>,
     /// The driver is to flush.
     flush_wanted: bool,
     /// A flush did not get done; the link tells the driver when to go on.
@@ -107,6 +112,8 @@ impl Shared {
                 unflushed: 0,
                 blocked: false,
                 lost: None,
+                detach: false,
+                resumed_waiter: None,
                 flush_wanted: false,
                 flush_pending: false,
                 driver_called: false,
@@ -127,11 +134,13 @@ impl Shared {
     }
 
     /// The application dropped a handle; without any it can ask for nothing
-    /// more, so a client's connection ends.
+    /// more, so a client's connection ends here.
     pub(crate) fn drop_handle(&self) {
         // AcqRel: what other handles did comes before the close.
         if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 && self.close_when_unused {
-            self.close();
+            // A session with a store only ends when it is told to: perhaps the
+            // handle goes because the runtime does.
+            self.detach();
         }
     }
 
@@ -228,6 +237,29 @@ impl Shared {
             // There is a deadline now that the driver does not know of.
             inner.flush_wanted = true;
         });
+    }
+
+    /// Leaves a session that has a store to it; closes others.
+    pub(crate) fn detach(&self) {
+        let durable = self.with(|inner| {
+            inner.detach = true;
+            inner.flush_wanted = true;
+            inner.session.is_durable()
+        });
+        if !durable {
+            self.close();
+        }
+    }
+
+    /// Waits until the peer has accepted a session of an earlier process.
+    pub(crate) fn poll_resumed(&self, cx: &Context<'_>) -> Poll<()> {
+        self.with(|inner| {
+            if inner.is_resumed() {
+                return Poll::Ready(());
+            }
+            remember(&mut inner.resumed_waiter, cx);
+            Poll::Pending
+        })
     }
 
     /// Ends the connection at once.
@@ -352,9 +384,14 @@ impl Inner {
         self.flush_pending = false;
     }
 
+    fn is_resumed(&self) -> bool {
+        self.session.lost_for().is_none() || self.session.is_closed()
+    }
+
     /// Moves frames from the session to the link until one of them has no more.
     #[inline]
     fn pump(&mut self) {
+        self.session.append_output();
         if self.blocked || self.lost.is_some() {
             return;
         }
@@ -418,7 +455,11 @@ impl Inner {
     /// The driver, if it has something to do that it does not know of.
     fn driver_to_wake(&mut self) -> Option<Waker> {
         let has_news = self.session.has_events() && self.session.wants_work();
-        let wanted = self.flush_wanted || self.lost.is_some() || has_news || self.adopted.is_some();
+        let wanted = self.flush_wanted
+            || self.session.wants_checkpoint()
+            || self.lost.is_some()
+            || has_news
+            || self.adopted.is_some();
         if !wanted || self.driver_called {
             return None;
         }
@@ -446,6 +487,12 @@ impl Inner {
             if let Some(waker) = waker {
                 push(waker);
             }
+        }
+        if self.resumed_waiter.is_some()
+            && self.is_resumed()
+            && let Some(waker) = self.resumed_waiter.take()
+        {
+            push(waker);
         }
         if !self.push_waiters.is_empty() && self.session.has_push_room() {
             self.push_waiters.drain(..).for_each(push);

@@ -60,7 +60,7 @@ impl Redial {
     }
 
     /// The next link; `None` when no more attempts are to be made.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Link>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Link>> {
         loop {
             let connecting = match &mut self.connecting {
                 Some(connecting) => connecting,

@@ -15,6 +15,7 @@ use super::{
     dispatch::{Answer, InPlace},
     now,
     resume::{NewLink, Reserved},
+    saving::{Saved, Saving},
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
 };
 use crate::{
@@ -22,8 +23,10 @@ use crate::{
     error::CloseReason,
     frame::{ErrorCode, Interaction},
     proto::{Event, ResumeRequest, Setup, StreamKey},
+    resume::ResumeStore,
     transport::{FrameRx, InFrame, Limits as LinkLimits, Received},
 };
+use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Decides about a SETUP: the responder for this client, or why not.
@@ -38,6 +41,8 @@ pub(crate) struct Driver {
     /// What the link takes and gives.
     limits: LinkLimits,
     back: WayBack,
+    /// Of a session that outlives the process.
+    saving: Option<Saving>,
     /// A place among the server's connections, while there is a link.
     place: Option<OwnedSemaphorePermit>,
     /// Serves requests: a client from the start, a server once it accepted.
@@ -160,12 +165,26 @@ impl Driver {
         driver
     }
 
+    /// Stores what the session has to remember, as it has something.
+    pub(crate) fn storing(mut self, store: Option<Arc<dyn ResumeStore>>) -> Self {
+        self.saving = store.map(Saving::new);
+        self
+    }
+
+    /// As [`storing`](Self::storing), what came from the store.
+    pub(crate) fn stored_as(mut self, store: Arc<dyn ResumeStore>, token: Bytes) -> Self {
+        let saving = self.saving.insert(Saving::new(store));
+        saving.is_stored_as(token);
+        self
+    }
+
     fn new(shared: Arc<Shared>, rx: Box<dyn FrameRx>, limits: LinkLimits) -> Self {
         Self {
             shared,
             rx: Some(rx),
             limits,
             back: WayBack::None,
+            saving: None,
             place: None,
             needs_link: false,
             dispatcher: None,
@@ -530,6 +549,55 @@ impl Driver {
         cx.waker().wake_by_ref();
     }
 
+    /// Notes what was stored, and has the next batch stored. True when frames
+    /// may go out for it.
+    fn save(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(saving) = &mut self.saving else {
+            return false;
+        };
+        let mut stored = false;
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.lock();
+        loop {
+            match saving.poll_committed(cx) {
+                Poll::Ready(Saved::Yes(seq)) => {
+                    inner.session.committed(seq);
+                    inner.pump();
+                    stored = true;
+                }
+                Poll::Ready(Saved::No(error)) => inner.session.end(CloseReason::Store(error)),
+                Poll::Ready(Saved::Abandoned) => inner.session.end(CloseReason::Detached),
+                Poll::Pending if saving.is_busy() => break,
+                Poll::Pending => {}
+            }
+            if inner.session.is_closed() {
+                break;
+            }
+            let checkpoint = inner.session.checkpoint();
+            let detach = inner.detach && inner.session.is_durable();
+            let nothing = checkpoint.is_none();
+            if let Some((seq, batch)) = checkpoint
+                && let Some(token) = inner.session.resume_token()
+            {
+                saving.commit(token, seq, batch);
+            }
+            if detach {
+                saving.keep();
+                inner.session.end(CloseReason::Detached);
+                break;
+            }
+            if nothing {
+                break;
+            }
+        }
+        let ended = inner.session.is_closed() && inner.session.has_events();
+        self.collect(&mut inner);
+        if ended || self.needs_link {
+            cx.waker().wake_by_ref();
+        }
+        stored
+    }
+
     fn wake_all(&mut self) {
         self.wakes.drain(..).for_each(Waker::wake);
     }
@@ -626,6 +694,9 @@ impl Driver {
                 while let Ok(Received::Frames) = ready!(rx.poll_recv(cx, &mut discard)) {}
             }
         }
+        if let Some(saving) = &mut self.saving {
+            ready!(saving.poll_finish(cx));
+        }
         self.shared.tell_closed(&ending.reason);
         Poll::Ready(())
     }
@@ -658,6 +729,10 @@ impl Future for Driver {
         }
         if this.events_left && this.room {
             cx.waker().wake_by_ref();
+        }
+        if this.ending.is_none() {
+            produced |= this.save(cx);
+            this.wake_all();
         }
         this.flush(cx, produced);
         if this.needs_link && this.ending.is_none() {

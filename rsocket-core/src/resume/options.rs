@@ -1,9 +1,10 @@
 //! How sessions are resumed.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::ResumeStore;
 use crate::{Backoff, proto::ResumeOptions};
 
 /// Makes sessions outlive their links: [`Client::resume`](crate::Client::resume),
@@ -16,12 +17,13 @@ use crate::{Backoff, proto::ResumeOptions};
 /// [`CloseReason::NotResumed`](crate::CloseReason::NotResumed).
 ///
 /// Spec: "Resuming Operation".
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Resume {
     pub(crate) options: ResumeOptions,
     pub(crate) backoff: Backoff,
     pub(crate) token: Option<Bytes>,
     pub(crate) max_suspended: usize,
+    pub(crate) store: Option<Arc<dyn ResumeStore>>,
 }
 
 impl Resume {
@@ -36,7 +38,27 @@ impl Resume {
             backoff: Backoff::default(),
             token: None,
             max_suspended: Self::MAX_SUSPENDED,
+            store: None,
         }
+    }
+
+    /// Makes sessions outlive their process too: what they consist of is written
+    /// to `store`, and nothing is sent or confirmed before. After a crash, or
+    /// [`Requester::detach`](crate::Requester::detach), a client goes on with
+    /// [`Client::restore`](crate::Client::restore).
+    ///
+    /// Every message waits for the store, those that come meanwhile for the next
+    /// write, together. A session that [ends](crate::Requester::close) is removed
+    /// from the store; that the process dies, the runtime is dropped, or the last
+    /// [`Requester`](crate::Requester) is, does not end it. But streams that are
+    /// dropped are cancelled, as ever: call
+    /// [`detach`](crate::Requester::detach) before a runtime is shut down on
+    /// purpose.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn ResumeStore>) -> Self {
+        self.options.durable = true;
+        self.store = Some(store);
+        self
     }
 
     /// How long a session outlives a lost link. Default 60 s. A client should
@@ -75,6 +97,17 @@ impl Resume {
     pub fn max_suspended(mut self, n: usize) -> Self {
         self.max_suspended = n;
         self
+    }
+}
+
+impl fmt::Debug for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the token, which is secret.
+        f.debug_struct("Resume")
+            .field("options", &self.options)
+            .field("backoff", &self.backoff)
+            .field("max_suspended", &self.max_suspended)
+            .finish_non_exhaustive()
     }
 }
 

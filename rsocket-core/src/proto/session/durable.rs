@@ -85,6 +85,11 @@ impl Session {
         }));
     }
 
+    /// Whether what it holds is given out to be stored.
+    pub fn is_durable(&self) -> bool {
+        self.durable.is_some()
+    }
+
     /// Whether [`checkpoint`](Self::checkpoint) may have something.
     #[inline]
     pub fn wants_checkpoint(&self) -> bool {

@@ -1,0 +1,197 @@
+//! Client sessions that outlive what they run in: the runtime is dropped, or the
+//! session let go of, and another goes on with it from the store.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "what is wrong with a test fails it"
+)]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use rsocket_core::{
+    Client, CloseReason, Demand, DemandPolicy, Error, Failure, Handlers, Payload, RestoreError,
+    Server,
+    frame::Interaction,
+    proto::Role,
+    resume::{MemoryStore, Resume, ResumeStore},
+    transport::memory::{MemoryConnector, MemoryListener},
+};
+use tokio::runtime::{Builder, Runtime};
+
+const TOKEN: &str = "the session";
+const COUNT: u64 = 2000;
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn number(payload: &Payload) -> u64 {
+    payload.data_utf8().unwrap().parse().unwrap()
+}
+
+/// Counts on streams, and keeps what comes on channels.
+fn serve(runtime: &Runtime, name: &'static str, kept: Arc<Mutex<Vec<u64>>>) {
+    let handlers = Handlers::new()
+        .on_request_stream(|_| stream::iter(0..COUNT).map(|n| Ok(Payload::new(n.to_string()))))
+        .on_request_channel(move |inbound| {
+            let kept = Arc::clone(&kept);
+            inbound.filter_map(move |payload| {
+                // A channel that is given up says so with an error.
+                let n = payload.as_ref().ok().map(number);
+                kept.lock().unwrap().extend(n);
+                let answer = n.filter(|n| n % 10 == 0);
+                async move { answer.map(|n| Ok(Payload::new(n.to_string()))) }
+            })
+        })
+        .on_request_response(|_| std::future::pending::<Result<Payload, Failure>>());
+    let _guard = runtime.enter();
+    let listener = MemoryListener::bind(name).unwrap();
+    let server = Server::new().resume(Resume::new());
+    runtime.spawn(server.serve(listener, move |_, _| {
+        let handlers = handlers.clone();
+        async move { Ok(handlers) }
+    }));
+}
+
+fn client(store: &Arc<MemoryStore>) -> Client {
+    let store = Arc::clone(store) as Arc<dyn ResumeStore>;
+    Client::new().resume(Resume::new().token(TOKEN).store(store))
+}
+
+/// What a runtime gave that is not about to be gone.
+async fn living<T>(result: Result<T, Error>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(Error::Closed(CloseReason::Detached)) => std::future::pending().await,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// What the application has durably done.
+#[derive(Default)]
+struct Done {
+    streamed: Vec<u64>,
+    answers: Vec<u64>,
+}
+
+// [C281] [C283] [C286] [C305]
+#[test]
+fn streams_and_channels_go_on_in_another_runtime_and_nothing_is_lost_or_twice() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let server = runtime();
+    serve(&server, "cold-runtimes", Arc::clone(&kept));
+    let store = Arc::new(MemoryStore::new());
+    let connector = || MemoryConnector::new("cold-runtimes");
+    let done = Arc::new(Mutex::new(Done::default()));
+
+    for life in 0..20 {
+        let runtime = runtime();
+        let work = {
+            let (client, done) = (client(&store), Arc::clone(&done));
+            async move {
+                let (peer, mut streamed, sink, mut answers);
+                if life == 0 {
+                    peer = client.connect(connector()).await.unwrap();
+                    streamed = Some(
+                        peer.request_stream("count")
+                            .prefetch(Demand::new(20).unwrap()),
+                    );
+                    let (first, rest) = peer.open_channel("0", DemandPolicy::default()).unwrap();
+                    (sink, answers) = (Some(first), Some(rest));
+                } else {
+                    let (requester, restored) = match client.restore(connector(), TOKEN).await {
+                        Ok(restored) => restored,
+                        // The last life ended between the server's goodbye and
+                        // the removal.
+                        Err(RestoreError::Closed(CloseReason::ResumeRefused(_)))
+                            if done.lock().unwrap().streamed.len() as u64 == COUNT =>
+                        {
+                            return CloseReason::Local;
+                        }
+                        Err(error) => panic!("{error}"),
+                    };
+                    peer = requester;
+                    let mut halves = (None, None);
+                    streamed = None;
+                    for stream in restored {
+                        assert_eq!(stream.role(), Role::Requester);
+                        match stream.interaction() {
+                            Interaction::RequestStream => {
+                                assert_eq!(stream.request().data(), b"count");
+                                streamed = stream.into_halves().1;
+                            }
+                            _ => halves = stream.into_halves(),
+                        }
+                    }
+                    (sink, answers) = halves;
+                }
+                // What was dealt with before is skipped.
+                if let Some(streamed) = &mut streamed {
+                    streamed.skip_to(done.lock().unwrap().streamed.len() as u64);
+                }
+                if let Some(answers) = &mut answers {
+                    answers.skip_to(done.lock().unwrap().answers.len() as u64);
+                }
+                let stream = async {
+                    while let Some(streamed) = &mut streamed
+                        && let Some(payload) = streamed.next().await
+                    {
+                        let n = number(&living(payload).await);
+                        done.lock().unwrap().streamed.push(n);
+                    }
+                };
+                let send = async {
+                    if let Some(mut sink) = sink {
+                        while sink.sent() < COUNT {
+                            let next = sink.sent().to_string();
+                            living(sink.send(next).await).await;
+                        }
+                        sink.complete();
+                    }
+                };
+                let take = async {
+                    while let Some(answers) = &mut answers
+                        && let Some(payload) = answers.next().await
+                    {
+                        let n = number(&living(payload).await);
+                        done.lock().unwrap().answers.push(n);
+                    }
+                };
+                futures_util::join!(stream, send, take);
+                drop((streamed, answers));
+                peer.close().await
+            }
+        };
+        let task = runtime.spawn(work);
+        // Each life is longer, the last to the end.
+        let limit = Duration::from_millis(if life < 19 { 3 + life } else { 60_000 });
+        let ended = runtime.block_on(async { tokio::time::timeout(limit, task).await });
+        drop(runtime);
+        if let Ok(ended) = ended {
+            let reason = ended.unwrap();
+            assert!(matches!(reason, CloseReason::Local), "{reason}");
+            break;
+        }
+        assert_eq!(store.tokens().unwrap(), [TOKEN], "life {life} left nothing");
+    }
+    let done = done.lock().unwrap();
+    assert!(
+        done.streamed.iter().copied().eq(0..COUNT),
+        "{:?}",
+        done.streamed
+    );
+    assert!(kept.lock().unwrap().iter().copied().eq(0..COUNT));
+    assert!(done.answers.iter().copied().eq((0..COUNT).step_by(10)));
+    assert!(
+        store.tokens().unwrap().is_empty(),
+        "what is over is forgotten"
+    );
+}
