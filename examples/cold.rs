@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use clap::Parser;
 use futures_util::{StreamExt as _, stream};
 use rsocket_core::{
@@ -147,39 +148,53 @@ struct Session {
     echoed: Option<PayloadStream>,
 }
 
-async fn begin(client: Client, connector: impl Connector, items: u64) -> Result<Session> {
-    let peer = client.connect(connector).await?;
-    let streamed = peer.request_stream(items.to_string());
-    let (sink, echoed) = peer.open_channel("0", DemandPolicy::default())?;
-    Ok(Session {
-        peer,
-        streamed: Some(streamed),
-        sink: Some(sink),
-        echoed: Some(echoed),
-    })
-}
-
-async fn go_on(
-    client: Client,
-    connector: impl Connector,
-    token: bytes::Bytes,
-) -> std::result::Result<Session, RestoreError> {
-    let (peer, restored) = client.restore(connector, token).await?;
-    let mut session = Session {
-        peer,
-        streamed: None,
-        sink: None,
-        echoed: None,
-    };
-    for stream in restored {
-        let interaction = stream.interaction();
-        let (sink, payloads) = stream.into_halves();
-        match interaction {
-            Interaction::RequestStream => session.streamed = payloads,
-            _ => (session.sink, session.echoed) = (sink, payloads),
+impl Session {
+    /// Begins, or goes on with what lies in the store.
+    async fn start(
+        client: Client,
+        connector: impl Connector,
+        token: Option<Bytes>,
+    ) -> std::result::Result<Self, RestoreError> {
+        let (peer, restored) = match token {
+            Some(token) => {
+                let (peer, restored) = client.restore(connector, token).await?;
+                (peer, Some(restored))
+            }
+            None => match client.connect(connector).await {
+                Ok(peer) => (peer, None),
+                Err(Error::Closed(reason)) => return Err(RestoreError::Closed(reason)),
+                Err(_) => return Err(RestoreError::Unreachable),
+            },
+        };
+        let mut session = Self {
+            peer,
+            streamed: None,
+            sink: None,
+            echoed: None,
+        };
+        for stream in restored.into_iter().flatten() {
+            let interaction = stream.interaction();
+            let (sink, payloads) = stream.into_halves();
+            match interaction {
+                Interaction::RequestStream => session.streamed = payloads,
+                _ => (session.sink, session.echoed) = (sink, payloads),
+            }
         }
+        Ok(session)
     }
-    Ok(session)
+
+    /// Asks for what is neither done nor was asked for before: a request that
+    /// was not in the store was never sent.
+    fn ask(&mut self, items: u64, streamed: &Journal, echoed: &Journal) -> Result<()> {
+        if self.streamed.is_none() && streamed.lines < items {
+            self.streamed = Some(self.peer.request_stream(items.to_string()));
+        }
+        if self.sink.is_none() && self.echoed.is_none() && echoed.lines < items.div_ceil(10) {
+            let (sink, answers) = self.peer.open_channel("0", DemandPolicy::default())?;
+            (self.sink, self.echoed) = (Some(sink), Some(answers));
+        }
+        Ok(())
+    }
 }
 
 async fn ask(args: &Args) -> Result<()> {
@@ -196,16 +211,17 @@ async fn ask(args: &Args) -> Result<()> {
     let done = streamed.lines == args.items && echoed.lines == args.items.div_ceil(10);
     println!("from {} and {}", streamed.lines, echoed.lines);
 
-    let mut session = match tokens.first() {
-        Some(token) => match go_on(client, connector, token.clone()).await {
-            Ok(session) => session,
-            // Killed between the goodbye and what follows it.
-            Err(RestoreError::Closed(CloseReason::ResumeRefused(_))) if done => return finished(),
-            Err(error) => return Err(error.into()),
-        },
-        None if done => return finished(),
-        None => begin(client, connector, args.items).await?,
+    let token = tokens.first().cloned();
+    if token.is_none() && done {
+        return finished();
+    }
+    let mut session = match Session::start(client, connector, token).await {
+        Ok(session) => session,
+        // Killed between the goodbye and what follows it.
+        Err(RestoreError::Closed(CloseReason::ResumeRefused(_))) if done => return finished(),
+        Err(error) => return Err(error.into()),
     };
+    session.ask(args.items, &streamed, &echoed)?;
     println!("going on");
     let sending = send(session.sink.take(), args.items);
     let streaming = write_down(session.streamed.take(), streamed);

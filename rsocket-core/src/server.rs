@@ -1,6 +1,12 @@
 //! Accepting connections.
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -9,11 +15,11 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
-    Failure, LeaseOptions, Payload, Requester, Responder,
+    Failure, LeaseOptions, Payload, Requester, Responder, Restored,
     driver::{Accepting, Acceptor, Dispatcher, Driver, Sessions, Shared, now},
     proto::{self, Config, Limits, Session},
-    resume::Resume,
-    transport::{Handshake, Link, LinkInfo, Listener, TransportError},
+    resume::{Resume, ResumeStore},
+    transport::{Handshake, Link, LinkInfo, Listener, TransportError, TransportErrorKind},
 };
 
 /// Serves every connection that `listener` accepts, with all defaults, until
@@ -73,6 +79,8 @@ where
 pub struct Setup {
     setup: proto::Setup,
     link: LinkInfo,
+    /// Of all clones, the first that asks gets it.
+    restored: Option<Arc<Mutex<Option<Restored>>>>,
 }
 
 impl Setup {
@@ -106,6 +114,22 @@ impl Setup {
         self.setup.max_lifetime
     }
 
+    /// Whether the session began in an earlier process of this server and lies
+    /// in its [store](crate::resume::Resume::store). What it began with is what
+    /// this `Setup` says; the responder serves its new requests.
+    pub fn is_restored(&self) -> bool {
+        self.restored.is_some()
+    }
+
+    /// The streams that were open in such a session, for the application to go
+    /// on with; `None` if it is a new session, or they were taken before. When
+    /// nobody takes them they are ended.
+    pub fn take_restored(&self) -> Option<Restored> {
+        let restored = self.restored.as_ref()?;
+        let mut restored = restored.lock().unwrap_or_else(PoisonError::into_inner);
+        restored.take()
+    }
+
     /// The link: peer address, TLS identity, handshake headers.
     pub fn link(&self) -> &LinkInfo {
         &self.link
@@ -119,6 +143,17 @@ pub struct Server {
     lease: Option<LeaseOptions>,
     max_connections: usize,
     max_suspended: usize,
+    store: Option<StoreHandle>,
+}
+
+/// Where sessions are stored.
+#[derive(Clone)]
+struct StoreHandle(Arc<dyn ResumeStore>);
+
+impl std::fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a store of sessions")
+    }
 }
 
 impl Server {
@@ -133,6 +168,7 @@ impl Server {
             lease: None,
             max_connections: Self::MAX_CONNECTIONS,
             max_suspended: 0,
+            store: None,
         }
     }
 
@@ -183,9 +219,16 @@ impl Server {
 
     /// Lets clients resume their sessions after a link was lost. Without it they
     /// are refused when they ask for it in SETUP.
+    ///
+    /// With a [store](Resume::store) sessions outlive the server's process: when
+    /// a client asks for one that an earlier process left, the acceptor is called
+    /// again, with a [`Setup`] that [is restored](Setup::is_restored). To refuse
+    /// ends the session. A session that no client asks for within the session
+    /// timeout, counted from the start of this process, is removed.
     #[must_use]
     pub fn resume(mut self, resume: Resume) -> Self {
         self.max_suspended = resume.max_suspended;
+        self.store = resume.store.map(StoreHandle);
         self.config.resume = Some(resume.options);
         self
     }
@@ -216,7 +259,7 @@ impl Server {
         F: Future<Output = Result<R, Failure>> + Send + 'static,
         R: Responder,
     {
-        let mut connections = Connections::new(self, listener, accept);
+        let mut connections = Connections::new(self, listener, accept).await?;
         loop {
             connections.accept_one().await?;
         }
@@ -244,7 +287,7 @@ impl Server {
         F: Future<Output = Result<R, Failure>> + Send + 'static,
         R: Responder,
     {
-        let mut connections = Connections::new(self, listener, accept);
+        let mut connections = Connections::new(self, listener, accept).await?;
         let mut shutdown = std::pin::pin!(shutdown);
         let result = loop {
             tokio::select! {
@@ -259,7 +302,9 @@ impl Server {
     }
 }
 
-type Decide = dyn Fn(proto::Setup, Arc<Shared>) -> Accepting + Send + Sync;
+type Decide = dyn Fn(proto::Setup, Option<Vec<proto::RestoredStream>>, Arc<Shared>) -> Accepting
+    + Send
+    + Sync;
 
 /// A listener and the connections it took in.
 struct Connections {
@@ -269,6 +314,9 @@ struct Connections {
     decide: Arc<Decide>,
     /// What can be resumed, if anything can.
     sessions: Option<Arc<Sessions>>,
+    store: Option<StoreHandle>,
+    /// Removes what nobody asks for.
+    expiring: JoinSet<()>,
     free: Arc<Semaphore>,
     tasks: JoinSet<()>,
     /// Tells all connections to end.
@@ -276,27 +324,58 @@ struct Connections {
 }
 
 impl Connections {
-    fn new<A, F, R>(server: Server, listener: impl Listener, accept: A) -> Self
+    async fn new<A, F, R>(
+        server: Server,
+        listener: impl Listener,
+        accept: A,
+    ) -> Result<Self, TransportError>
     where
         A: Fn(Setup, Requester) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R, Failure>> + Send + 'static,
         R: Responder,
     {
+        let mut expiring = JoinSet::new();
         let accept = Arc::new(accept);
-        let decide = move |setup, shared: Arc<Shared>| -> Accepting {
+        let decide = move |setup, streams: Option<Vec<_>>, shared: Arc<Shared>| -> Accepting {
             let link = shared.link().clone();
             let requester = Requester::new(shared);
+            let restored = streams.map(|streams| Restored::new(&requester, streams));
+            let restored = restored.map(|restored| Arc::new(Mutex::new(Some(restored))));
             let accept = Arc::clone(&accept);
             // Called where it is polled: a panic of either is the client's
             // refusal, not the connection's task's end.
             Box::pin(async move {
-                let responder = accept(Setup { setup, link }, requester).await?;
+                let setup = Setup {
+                    setup,
+                    link,
+                    restored,
+                };
+                let responder = accept(setup, requester).await?;
                 Ok(Dispatcher::new(Arc::new(responder)))
             })
         };
         let resume = server.config.resume.as_ref();
-        Self {
-            sessions: resume.map(|_| Sessions::new(server.max_suspended)),
+        let store = server.store;
+        let sessions = match (resume, &store) {
+            (None, _) => None,
+            (Some(_), None) => Some(Sessions::new(server.max_suspended)),
+            (Some(resume), Some(StoreHandle(store))) => {
+                let (store, config) = (Arc::clone(store), server.config.clone());
+                let sessions = Sessions::stored(server.max_suspended, store, config).await;
+                let sessions = sessions
+                    .map_err(|error| TransportError::new(TransportErrorKind::Invalid, error))?;
+                let (late, timeout) = (Arc::clone(&sessions), resume.session_timeout);
+                expiring.spawn(async move {
+                    tokio::time::sleep(timeout).await;
+                    late.expire();
+                });
+                Some(sessions)
+            }
+        };
+        Ok(Self {
+            sessions,
+            store,
+            expiring,
             config: server.config,
             lease: server.lease,
             listener: Box::new(listener),
@@ -304,7 +383,7 @@ impl Connections {
             free: Arc::new(Semaphore::new(server.max_connections)),
             tasks: JoinSet::new(),
             closing: tokio::sync::watch::Sender::new(false),
-        }
+        })
     }
 
     /// Waits for one connection and gives it a task of its own.
@@ -312,6 +391,7 @@ impl Connections {
     /// Cancel-safe.
     async fn accept_one(&mut self) -> Result<(), TransportError> {
         while self.tasks.try_join_next().is_some() {}
+        while self.expiring.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&self.free).acquire_owned().await else {
             return Ok(()); // The semaphore is never closed.
         };
@@ -321,6 +401,7 @@ impl Connections {
             lease: self.lease.clone(),
             decide: Arc::clone(&self.decide),
             sessions: self.sessions.clone(),
+            store: self.store.clone(),
             place: permit,
         };
         let connection = connection.serve(handshake, self.closing.subscribe());
@@ -335,7 +416,7 @@ impl Connections {
         let closing = std::mem::take(&mut self.closing);
         closing.send_replace(true);
         if self.sessions.is_some() {
-            self.decide = Arc::new(|_, _| {
+            self.decide = Arc::new(|_, _, _| {
                 Box::pin(async { Err(Failure::rejected("the server is closing")) })
             });
             let mut old = std::mem::take(&mut self.tasks);
@@ -363,6 +444,7 @@ struct Connection {
     lease: Option<LeaseOptions>,
     decide: Arc<Decide>,
     sessions: Option<Arc<Sessions>>,
+    store: Option<StoreHandle>,
     place: OwnedSemaphorePermit,
 }
 
@@ -390,7 +472,7 @@ impl Connection {
         let shared = Shared::new(session, tx, info, false);
         let acceptor: Acceptor = {
             let (shared, decide) = (Arc::clone(&shared), self.decide);
-            Box::new(move |setup| decide(setup, shared))
+            Box::new(move |setup, restored| decide(setup, restored, shared))
         };
         let driver = Driver::server(
             Arc::clone(&shared),
@@ -400,7 +482,8 @@ impl Connection {
             self.place,
             self.sessions,
         )
-        .granting(self.lease.as_ref());
+        .granting(self.lease.as_ref())
+        .storing(self.store.map(|StoreHandle(store)| store));
         let mut driver: Pin<Box<Driver>> = Box::pin(driver);
         let told_to_close = async {
             // An error means that the server is gone, and this task with it.

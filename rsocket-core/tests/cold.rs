@@ -13,8 +13,8 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use rsocket_core::{
-    Client, CloseReason, Demand, DemandPolicy, Error, Failure, Handlers, Payload, RestoreError,
-    Server,
+    Backoff, Client, CloseReason, Demand, DemandPolicy, Error, Failure, Handlers, Payload,
+    PayloadSink, PayloadStream, RestoreError, Server,
     frame::Interaction,
     proto::Role,
     resume::{MemoryStore, Resume, ResumeStore},
@@ -194,4 +194,172 @@ fn streams_and_channels_go_on_in_another_runtime_and_nothing_is_lost_or_twice() 
         store.tokens().unwrap().is_empty(),
         "what is over is forgotten"
     );
+}
+
+/// A server whose sessions lie in `store`: it counts on streams, keeps what
+/// comes on channels, and sends every tenth of it back.
+fn durable_server(
+    name: &'static str,
+    store: &Arc<MemoryStore>,
+    kept: &Arc<Mutex<Vec<u64>>>,
+) -> Runtime {
+    let runtime = runtime();
+    let store = Arc::clone(store) as Arc<dyn ResumeStore>;
+    let server = Server::new().resume(Resume::new().store(store));
+    let guard = runtime.enter();
+    // The one before it may just be closing.
+    let listener = MemoryListener::bind(name).unwrap();
+    drop(guard);
+    let kept = Arc::clone(kept);
+    runtime.spawn(server.serve(listener, move |setup, _| {
+        let kept = Arc::clone(&kept);
+        async move {
+            assert_eq!(setup.payload().data(), b"hello");
+            for stream in setup.take_restored().into_iter().flatten() {
+                assert_eq!(stream.role(), Role::Responder);
+                let interaction = stream.interaction();
+                let (sink, inbound) = stream.into_halves();
+                match interaction {
+                    Interaction::RequestStream => {
+                        tokio::spawn(count(sink.unwrap()));
+                    }
+                    _ => {
+                        tokio::spawn(keep(sink, inbound, Arc::clone(&kept)));
+                    }
+                }
+            }
+            let handlers = Handlers::new()
+                .on_request_stream(|_| {
+                    stream::iter(0..COUNT).map(|n| Ok(Payload::new(n.to_string())))
+                })
+                .on_request_channel(move |inbound| {
+                    let kept = Arc::clone(&kept);
+                    let mut next = 0;
+                    inbound.filter_map(move |payload| {
+                        let n = payload.as_ref().ok().map(number);
+                        let mut kept = kept.lock().unwrap();
+                        let news = n.filter(|_| next == kept.len());
+                        kept.extend(news);
+                        next += 1;
+                        let answer = n.filter(|n| n % 10 == 0);
+                        async move { answer.map(|n| Ok(Payload::new(n.to_string()))) }
+                    })
+                });
+            Ok(handlers)
+        }
+    }));
+    runtime
+}
+
+async fn count(mut sink: PayloadSink) {
+    while sink.sent() < COUNT {
+        let next = sink.sent().to_string();
+        if sink.send(next).await.is_err() {
+            return std::future::pending().await; // The runtime is about to go.
+        }
+    }
+    sink.complete();
+}
+
+async fn keep(
+    sink: Option<PayloadSink>,
+    inbound: Option<PayloadStream>,
+    kept: Arc<Mutex<Vec<u64>>>,
+) {
+    let (Some(mut sink), Some(mut inbound)) = (sink, inbound) else {
+        panic!("the answers end after the questions");
+    };
+    inbound.skip_to(kept.lock().unwrap().len() as u64);
+    loop {
+        // What was kept has answers due, given or not.
+        let due = kept.lock().unwrap().len().div_ceil(10) as u64;
+        while sink.sent() < due {
+            let next = (sink.sent() * 10).to_string();
+            if sink.send(next).await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        match inbound.next().await {
+            Some(Ok(payload)) => kept.lock().unwrap().push(number(&payload)),
+            Some(Err(_)) => return std::future::pending().await,
+            None => return sink.complete(),
+        }
+    }
+}
+
+// [C281] [C292] [C296]
+#[test]
+fn a_server_goes_on_with_its_sessions_in_another_runtime() {
+    let store = Arc::new(MemoryStore::new());
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let mut server = durable_server("cold-server", &store, &kept);
+    let ours = runtime();
+    let done = Arc::new(Mutex::new(Done::default()));
+    let work = {
+        let done = Arc::clone(&done);
+        async move {
+            let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(5));
+            let client = Client::new()
+                .setup("hello")
+                .resume(Resume::new().backoff(backoff));
+            let peer = client
+                .connect(MemoryConnector::new("cold-server"))
+                .await
+                .unwrap();
+            let mut streamed = peer
+                .request_stream("count")
+                .prefetch(Demand::new(20).unwrap());
+            let (mut sink, mut answers) = peer.open_channel("0", DemandPolicy::default()).unwrap();
+            let stream = async {
+                while let Some(payload) = streamed.next().await {
+                    let n = number(&payload.unwrap());
+                    done.lock().unwrap().streamed.push(n);
+                    if n % 20 == 0 {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            };
+            let send = async {
+                for n in 1..COUNT {
+                    sink.send(n.to_string()).await.unwrap();
+                    if n % 20 == 0 {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+                sink.complete();
+            };
+            let take = async {
+                while let Some(payload) = answers.next().await {
+                    let n = number(&payload.unwrap());
+                    done.lock().unwrap().answers.push(n);
+                }
+            };
+            futures_util::join!(stream, send, take);
+            let stats = peer.stats();
+            (peer.close().await, stats.resumptions)
+        }
+    };
+    let mut task = ours.spawn(work);
+    let mut deaths = 0;
+    let (reason, resumptions) = loop {
+        let limit = Duration::from_millis(if deaths < 15 { 5 + deaths } else { 60_000 });
+        let ended = ours.block_on(async { tokio::time::timeout(limit, &mut task).await });
+        if let Ok(ended) = ended {
+            break ended.unwrap();
+        }
+        deaths += 1;
+        drop(server);
+        server = durable_server("cold-server", &store, &kept);
+    };
+    println!("{deaths} deaths, {resumptions} resumptions");
+    assert!(matches!(reason, CloseReason::Local), "{reason}");
+    assert!(resumptions > 5, "{resumptions} of {deaths}");
+    let done = done.lock().unwrap();
+    assert!(
+        done.streamed.iter().copied().eq(0..COUNT),
+        "{:?}",
+        done.streamed
+    );
+    assert!(kept.lock().unwrap().iter().copied().eq(0..COUNT));
+    assert!(done.answers.iter().copied().eq((0..COUNT).step_by(10)));
 }

@@ -17,7 +17,9 @@ use super::{Shared, now};
 use crate::{
     Backoff, Failure,
     backoff::Attempts,
-    proto::ResumeRequest,
+    proto::{Config, Damaged, RestoredSession, ResumeRequest, Session},
+    restored::{self, RestoreError},
+    resume::{Key, ResumeStore, StoreError},
     transport::{Connector, FrameRx, FrameTx, Limits, Link, TransportError, TransportErrorKind},
 };
 
@@ -107,14 +109,168 @@ pub(crate) struct Sessions {
     by_token: Mutex<HashMap<Bytes, Weak<Shared>>>,
     /// How many of them may be without a link.
     suspended: Arc<Semaphore>,
+    /// Those that an earlier process left.
+    cold: Option<Cold>,
 }
+
+/// Sessions of an earlier process that nobody asked for yet.
+struct Cold {
+    store: Arc<dyn ResumeStore>,
+    config: Config,
+    by_token: Mutex<HashMap<Bytes, Stored>>,
+}
+
+/// What is done about a session that lies in the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Waits,
+    /// A client asked for it on one link: another has to wait.
+    Loads,
+}
+
+/// What is known of a token that no session of this process has.
+pub(super) enum Claimed {
+    Yes(Claim),
+    /// It is being loaded for another link.
+    Later,
+    Unknown,
+}
+
+/// A session that is being loaded. Dropping it leaves the session in the store.
+pub(super) struct Claim {
+    sessions: Arc<Sessions>,
+    token: Bytes,
+}
+
+impl Claim {
+    /// Reads the session's rows.
+    pub(super) fn load(&self) -> Option<Loading> {
+        let store = Arc::clone(&self.sessions.cold.as_ref()?.store);
+        Some(Box::pin(restored::load(store, self.token.clone())))
+    }
+
+    /// Makes the session of its rows.
+    pub(super) fn restore(&self, rows: Rows) -> Result<RestoredSession, Damaged> {
+        let config = self.sessions.cold.as_ref().map(|cold| cold.config.clone());
+        Session::restore(now(), config.unwrap_or_default(), self.token.clone(), rows)
+    }
+
+    /// The session is this process's.
+    pub(super) fn take(self, shared: &Arc<Shared>) -> Option<Reserved> {
+        if let Some(cold) = &self.sessions.cold {
+            cold.by_token().remove(&self.token);
+        }
+        self.sessions.reserve(self.token.clone(), shared)
+    }
+
+    /// The session will never be resumed.
+    pub(super) fn discard(self) {
+        if let Some(cold) = &self.sessions.cold {
+            cold.remove(vec![self.token.clone()]);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(cold) = &self.sessions.cold
+            && let Some(stored) = cold.by_token().get_mut(&self.token)
+        {
+            *stored = Stored::Waits;
+        }
+    }
+}
+
+impl Cold {
+    fn by_token(&self) -> MutexGuard<'_, HashMap<Bytes, Stored>> {
+        self.by_token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes sessions from the store, and then gives their tokens up.
+    fn remove(&self, tokens: Vec<Bytes>) {
+        let store = Arc::clone(&self.store);
+        for token in &tokens {
+            self.by_token().remove(token);
+        }
+        tokio::task::spawn_blocking(move || {
+            for token in tokens {
+                if let Err(error) = store.remove(&token) {
+                    tracing::warn!(%error, "a session that is over stays in its store");
+                }
+            }
+        });
+    }
+}
+
+pub(super) type Rows = Vec<(Key, Bytes)>;
+pub(super) type Loading = Pin<Box<dyn Future<Output = Result<Rows, RestoreError>> + Send>>;
 
 impl Sessions {
     pub(crate) fn new(max_suspended: usize) -> Arc<Self> {
         Arc::new(Self {
             by_token: Mutex::default(),
             suspended: Arc::new(Semaphore::new(max_suspended.min(Semaphore::MAX_PERMITS))),
+            cold: None,
         })
+    }
+
+    /// As [`new`](Self::new), with the sessions that lie in `store`.
+    pub(crate) async fn stored(
+        max_suspended: usize,
+        store: Arc<dyn ResumeStore>,
+        config: Config,
+    ) -> Result<Arc<Self>, StoreError> {
+        let reading = {
+            let store = Arc::clone(&store);
+            tokio::task::spawn_blocking(move || store.tokens())
+        };
+        let tokens = match reading.await {
+            Ok(tokens) => tokens?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Vec::new(), // The runtime shuts down.
+            },
+        };
+        let by_token = tokens.into_iter().map(|token| (token, Stored::Waits));
+        Ok(Arc::new(Self {
+            by_token: Mutex::default(),
+            suspended: Arc::new(Semaphore::new(max_suspended.min(Semaphore::MAX_PERMITS))),
+            cold: Some(Cold {
+                store,
+                config,
+                by_token: Mutex::new(by_token.collect()),
+            }),
+        }))
+    }
+
+    /// Removes the sessions of an earlier process that nobody asked for.
+    pub(crate) fn expire(&self) {
+        let Some(cold) = &self.cold else { return };
+        let waiting = cold
+            .by_token()
+            .iter()
+            .filter(|(_, stored)| **stored == Stored::Waits)
+            .map(|(token, _)| token.clone())
+            .collect();
+        cold.remove(waiting);
+    }
+
+    /// Takes a session of an earlier process out of the store.
+    pub(super) fn claim(self: &Arc<Self>, token: &Bytes) -> Claimed {
+        let Some(cold) = &self.cold else {
+            return Claimed::Unknown;
+        };
+        match cold.by_token().get_mut(token) {
+            None => Claimed::Unknown,
+            Some(Stored::Loads) => Claimed::Later,
+            Some(stored @ Stored::Waits) => {
+                *stored = Stored::Loads;
+                Claimed::Yes(Claim {
+                    sessions: Arc::clone(self),
+                    token: token.clone(),
+                })
+            }
+        }
     }
 
     fn by_token(&self) -> MutexGuard<'_, HashMap<Bytes, Weak<Shared>>> {
@@ -127,6 +283,10 @@ impl Sessions {
         token: Bytes,
         shared: &Arc<Shared>,
     ) -> Option<Reserved> {
+        let stored = self.cold.as_ref();
+        if stored.is_some_and(|cold| cold.by_token().contains_key(&token)) {
+            return None;
+        }
         let mut by_token = self.by_token();
         if by_token.contains_key(&token) {
             return None;

@@ -14,7 +14,7 @@ use super::{
     Dispatcher, Inner, Redial, Sessions, Shared,
     dispatch::{Answer, InPlace},
     now,
-    resume::{NewLink, Reserved},
+    resume::{Claim, Claimed, Loading, NewLink, Reserved},
     saving::{Saved, Saving},
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
 };
@@ -22,7 +22,7 @@ use crate::{
     Failure, LeasePolicy, PayloadStream,
     error::CloseReason,
     frame::{ErrorCode, Interaction},
-    proto::{Event, ResumeRequest, Setup, StreamKey},
+    proto::{Event, RestoredStream, ResumeRequest, Setup, Side, StreamKey},
     resume::ResumeStore,
     transport::{FrameRx, InFrame, Limits as LinkLimits, Received},
 };
@@ -30,7 +30,8 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Decides about a SETUP: the responder for this client, or why not.
-pub(crate) type Acceptor = Box<dyn FnOnce(Setup) -> Accepting + Send>;
+/// Of a session of an earlier process: with the streams that were open.
+pub(crate) type Acceptor = Box<dyn FnOnce(Setup, Option<Vec<RestoredStream>>) -> Accepting + Send>;
 pub(crate) type Accepting = Pin<Box<dyn Future<Output = Result<Dispatcher, Failure>> + Send>>;
 
 /// The future that a connection lives in. It ends when the connection does.
@@ -51,6 +52,8 @@ pub(crate) struct Driver {
     accepting: Option<Accepting>,
     /// Decides what the peer may ask for, where leases were agreed on.
     pub(super) lease_policy: Option<Box<dyn LeasePolicy>>,
+    /// A session of an earlier process that was asked for.
+    loading: Option<(ResumeRequest, Claim, Loading)>,
     /// Events taken from the session and not dispatched for want of room.
     events: VecDeque<Event>,
     /// Answers of handlers that were ready at once, given to the session
@@ -191,6 +194,7 @@ impl Driver {
             acceptor: None,
             accepting: None,
             lease_policy: None,
+            loading: None,
             events: VecDeque::new(),
             answers: Vec::new(),
             wakes: Vec::new(),
@@ -308,6 +312,9 @@ impl Driver {
 
     /// Serves what came, as long as there is room for answers.
     fn dispatch(&mut self) {
+        if self.accepting.is_some() && !self.events.iter().any(|e| matches!(e, Event::Closed(_))) {
+            return; // Requests of a session of an earlier process.
+        }
         while self.room
             && let Some(event) = self.events.pop_front()
         {
@@ -441,14 +448,30 @@ impl Driver {
             }
         }
         if let Some(acceptor) = self.acceptor.take() {
-            self.accepting = Some(acceptor(setup));
+            self.accepting = Some(acceptor(setup, None));
         }
     }
 
     /// Gives the link to the session that was asked for.
     fn hand_over(&mut self, request: &ResumeRequest) {
         let found = match &self.back {
-            WayBack::Await { sessions, .. } => sessions.find(&request.token),
+            WayBack::Await { sessions, .. } => match sessions.find(&request.token) {
+                Some(session) => Some(session),
+                None => match sessions.claim(&request.token) {
+                    Claimed::Yes(claim) => {
+                        let loading = claim.load();
+                        self.loading = loading.map(|loading| (request.clone(), claim, loading));
+                        return;
+                    }
+                    Claimed::Later => {
+                        // Without an answer: the client asks again.
+                        self.shared
+                            .with(|inner| inner.session.end(CloseReason::Local));
+                        return;
+                    }
+                    Claimed::Unknown => None,
+                },
+            },
             WayBack::None | WayBack::Redial { .. } => None,
         };
         let mut failure = Failure::from_wire(
@@ -480,6 +503,71 @@ impl Driver {
             }
         }
         self.shared.with(|inner| inner.session.refuse(&failure));
+    }
+
+    /// Goes on with a session of an earlier process, once it was read.
+    fn restore(&mut self, cx: &mut Context<'_>) {
+        let Some((_, _, loading)) = &mut self.loading else {
+            return;
+        };
+        let Poll::Ready(rows) = loading.as_mut().poll(cx) else {
+            return;
+        };
+        let Some((request, claim, _)) = self.loading.take() else {
+            return;
+        };
+        let restored = match rows.map(|rows| claim.restore(rows)) {
+            Ok(Ok(restored)) => Ok(restored),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let no = |message| Failure::from_wire(ErrorCode::REJECTED_RESUME, String::from(message));
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.lock();
+        let refusal = match restored {
+            Err(error) => {
+                tracing::error!(error, "a stored session cannot be gone on with");
+                no("the session is lost")
+            }
+            Ok(_) if inner.session.is_closed() => return, // Too late.
+            Ok(restored) if restored.session.side() != Side::Server => {
+                no("there is no such session")
+            }
+            Ok(mut restored) => {
+                let session = &mut restored.session;
+                match session.accept_resume(now(), &request, self.limits) {
+                    Err(failure) => {
+                        if session.is_closed() {
+                            claim.discard(); // It never fits.
+                        }
+                        failure
+                    }
+                    Ok(()) => {
+                        inner.session = restored.session;
+                        inner.pump();
+                        self.collect(&mut inner);
+                        drop(inner);
+                        if let (Some(saving), Some(acceptor)) =
+                            (&mut self.saving, self.acceptor.take())
+                        {
+                            saving.is_stored_as(request.token);
+                            let streams = Some(restored.streams);
+                            self.accepting = Some(acceptor(restored.setup, streams));
+                        }
+                        if let WayBack::Await { reserved, .. } = &mut self.back {
+                            *reserved = claim.take(&self.shared);
+                        }
+                        self.wants_flush = true;
+                        cx.waker().wake_by_ref();
+                        return;
+                    }
+                }
+            }
+        };
+        inner.session.refuse(&refusal);
+        inner.pump();
+        self.collect(&mut inner);
+        cx.waker().wake_by_ref();
     }
 
     /// The link is gone and the session stays.
@@ -619,7 +707,11 @@ impl Driver {
                 self.dispatcher = Some(dispatcher);
                 inner.session.accept(now());
             }
-            Err(failure) => inner.session.refuse(&failure),
+            Err(failure) => {
+                inner.session.refuse(&failure);
+                // One of an earlier process, which goes on already.
+                inner.session.abort();
+            }
         });
         let shared = Arc::clone(&self.shared);
         self.collect(&mut shared.lock());
@@ -715,6 +807,7 @@ impl Future for Driver {
             if this.ending.is_some() {
                 break;
             }
+            this.restore(cx);
             this.accept(cx);
             let reading = this.read(cx, now);
             this.wake_all();
