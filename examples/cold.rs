@@ -2,8 +2,8 @@
 //! channel, and when it is started again it goes on where it was.
 //!
 //! ```text
-//! cargo run --example cold -- --serve --dir /tmp/server
-//! cargo run --example cold -- --dir /tmp/client      # and kill -9 it, often
+//! cargo run --example cold -- --serve --dir server
+//! cargo run --example cold -- --dir client      # and kill -9 it, often
 //! ```
 //!
 //! The session lies in `DIR/session`. What the application itself has done lies
