@@ -759,7 +759,7 @@ fn a_server_refuses_what_it_cannot_do_with_status_2() {
 
 #[test]
 fn a_server_wants_to_know_how_much_to_grant() {
-    for lease in ["5", "5:", ":1500", "5:0", "-1:5", "a:b"] {
+    for lease in ["5", "5:", ":1500", "5:0", "a:b"] {
         let output = output_of(&["server", "--tcp", "0", "--lease", lease]);
         assert_eq!(output.status.code(), Some(2), "{lease}");
         let said = String::from_utf8(output.stderr).unwrap();
@@ -777,7 +777,7 @@ fn requests_beyond_a_lease_wait_for_the_next() {
     let begin = Instant::now();
     let calls = [0, 1, 2, 3, 4].map(|n| driver.request("rr", &format!("echo:{n}")));
     for (n, id) in calls.into_iter().enumerate() {
-        driver.ends(id, &[next(&format!("echo:{n}")), Seen::Complete]);
+        driver.ends(id, &[next(format!("echo:{n}")), Seen::Complete]);
     }
     // Two leases had to end, and leases end on time or later.
     assert!(begin.elapsed() >= Duration::from_millis(550));

@@ -18,7 +18,8 @@ use rsocket_core::{
     CloseReason, Failure, Payload,
     frame::{Demand, Interaction, Millis31, StreamId},
     proto::{
-        Config, DemandPolicy, Event, Open, Progress, Session, SetupOptions, Side, Stats, StreamKey,
+        Config, DemandPolicy, Event, LeaseConfig, LeaseGrant, Open, Progress, Session,
+        SetupOptions, Side, Stats, StreamKey,
     },
     testkit::{Random, Referee, frame, seeds, text},
     transport::{InFrame, Limits as LinkLimits},
@@ -32,6 +33,7 @@ struct Torment {
     session: Session,
     referee: Referee,
     limits: rsocket_core::proto::Limits,
+    leased: bool,
     now: Instant,
     keys: Vec<StreamKey>,
     stalled: bool,
@@ -55,9 +57,12 @@ impl Torment {
         let mut config = Config {
             fragment_len: random.once_in(2).then(|| random.within(0..=200)),
             drain_timeout: Duration::from_secs(5),
+            lease: random.once_in(3).then(LeaseConfig::default),
             ..Config::default()
         };
+        let leased = config.lease.is_some();
         let limits = &mut config.limits;
+        limits.max_waiting_requests = random.within(0..=9);
         limits.max_frame_len = random.length(4_000).max(64);
         limits.max_payload_len = random.length(4_000);
         limits.max_buffered_len = random.length(20_000);
@@ -90,6 +95,7 @@ impl Torment {
             session,
             referee: Referee::new(side, link.max_frame_len, fragment_len),
             limits,
+            leased,
             now,
             keys: Vec::new(),
             stalled: false,
@@ -99,7 +105,9 @@ impl Torment {
 
     fn run(&mut self) {
         if self.session.side() == Side::Server && !self.random.once_in(4) {
-            self.hear(&frame("SETUP life=2000"));
+            let leased = self.leased && self.random.once_in(2);
+            let setup = ["SETUP life=2000", "SETUP L life=2000"][usize::from(leased)];
+            self.hear(&frame(setup));
             self.events();
             self.session.accept(self.now);
         }
@@ -282,6 +290,13 @@ impl Torment {
                     self.session.refuse(&Failure::application("no"));
                 }
                 Event::Setup(_) => self.session.accept(self.now),
+                Event::LeaseDue => {
+                    let requests = u32::try_from(self.random.length(9)).unwrap();
+                    let ttl = Duration::from_millis(self.random.length(999) as u64);
+                    let grant = LeaseGrant::new(requests - 1, ttl);
+                    let _ = self.session.lease_load(self.now);
+                    self.session.grant_lease(self.now, &grant).unwrap();
+                }
                 _ => {}
             }
         }

@@ -33,6 +33,7 @@ pub struct Referee {
     /// Where leases were agreed on: requests that the last one leaves to the
     /// side. When its time is over is for the side to know.
     lease: Option<u32>,
+    given_any: bool,
     late: u64,
 }
 
@@ -75,6 +76,7 @@ impl Referee {
             keepalives_owed: 0,
             over: false,
             lease: None,
+            given_any: false,
             late: 0,
         }
     }
@@ -177,10 +179,14 @@ impl Referee {
             self.keepalives_owed += u64::from(keepalive.respond);
         }
         match frame {
-            Frame::Setup(setup) => self.lease = setup.lease.then_some(0),
+            // A later SETUP is nothing to go by.
+            Frame::Setup(setup) if !self.given_any && self.side == Side::Server => {
+                self.lease = setup.lease.then_some(0);
+            }
             Frame::Lease(lease) if self.lease.is_some() => self.lease = Some(lease.requests),
             _ => {}
         }
+        self.given_any = true;
         if let Frame::Request(request) = frame {
             let id = request.stream_id;
             if !self.is_mine(id) {
