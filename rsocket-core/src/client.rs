@@ -296,9 +296,9 @@ impl Client {
         let limit = self.config.limits.setup_timeout;
         let mut redial = Redial::new(Arc::new(connector), &resume.backoff, limit);
         let dialing = poll_fn(|cx| redial.poll(cx));
-        let link = match tokio::time::timeout(resume.options.session_timeout, dialing).await {
-            Ok(Some(link)) => link,
-            Ok(None) | Err(_) => return Err(RestoreError::Unreachable),
+        let timeout = resume.options.session_timeout;
+        let Ok(Some(link)) = tokio::time::timeout(timeout, dialing).await else {
+            return Err(RestoreError::Unreachable);
         };
         let restored = Session::restore(now(), self.config, token.clone(), rows)?;
         let mut session = restored.session;

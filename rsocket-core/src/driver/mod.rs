@@ -251,6 +251,13 @@ impl Shared {
         }
     }
 
+    /// Whether the session ended here, and can be gone on with from its store.
+    fn is_left_to_store(&self) -> bool {
+        let inner = self.lock();
+        let reason = inner.session.close_reason();
+        matches!(reason, Some(CloseReason::Detached | CloseReason::Store(_)))
+    }
+
     /// Waits until the peer has accepted a session of an earlier process.
     pub(crate) fn poll_resumed(&self, cx: &Context<'_>) -> Poll<()> {
         self.with(|inner| {

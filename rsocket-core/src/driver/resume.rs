@@ -157,10 +157,13 @@ impl Claim {
 
     /// The session is this process's.
     pub(super) fn take(self, shared: &Arc<Shared>) -> Option<Reserved> {
+        // At every moment one of the two maps has it.
+        let mut reserved = self.sessions.insert(self.token.clone(), shared)?;
+        reserved.set_stored(true);
         if let Some(cold) = &self.sessions.cold {
             cold.by_token().remove(&self.token);
         }
-        self.sessions.reserve(self.token.clone(), shared)
+        Some(reserved)
     }
 
     /// The session will never be resumed.
@@ -228,7 +231,8 @@ impl Sessions {
             Ok(tokens) => tokens?,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Vec::new(), // The runtime shuts down.
+                // The runtime shuts down.
+                Err(_) => std::future::pending().await,
             },
         };
         let by_token = tokens.into_iter().map(|token| (token, Stored::Waits));
@@ -260,6 +264,9 @@ impl Sessions {
         let Some(cold) = &self.cold else {
             return Claimed::Unknown;
         };
+        if self.by_token().contains_key(token) {
+            return Claimed::Later; // It is just being dropped.
+        }
         match cold.by_token().get_mut(token) {
             None => Claimed::Unknown,
             Some(Stored::Loads) => Claimed::Later,
@@ -287,6 +294,10 @@ impl Sessions {
         if stored.is_some_and(|cold| cold.by_token().contains_key(&token)) {
             return None;
         }
+        self.insert(token, shared)
+    }
+
+    fn insert(self: &Arc<Self>, token: Bytes, shared: &Arc<Shared>) -> Option<Reserved> {
         let mut by_token = self.by_token();
         if by_token.contains_key(&token) {
             return None;
@@ -296,6 +307,7 @@ impl Sessions {
         Some(Reserved {
             sessions: Arc::clone(self),
             token,
+            is_stored: false,
         })
     }
 
@@ -313,10 +325,23 @@ impl Sessions {
 pub(super) struct Reserved {
     sessions: Arc<Sessions>,
     token: Bytes,
+    /// The session lies in the store, and can be gone on with from there.
+    is_stored: bool,
+}
+
+impl Reserved {
+    pub(super) fn set_stored(&mut self, is_stored: bool) {
+        self.is_stored = is_stored;
+    }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
+        if self.is_stored
+            && let Some(cold) = &self.sessions.cold
+        {
+            cold.by_token().insert(self.token.clone(), Stored::Waits);
+        }
         self.sessions.by_token().remove(&self.token);
     }
 }

@@ -89,18 +89,19 @@ impl Saving {
         })
     }
 
-    /// The session is over: removes it, unless it is to be kept.
-    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The session is over: removes it, unless it is to be kept. False if it
+    /// lies in the store still.
+    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Some((_, work)) = &mut self.committing {
             let _ = ready!(Pin::new(work).poll(cx));
             self.committing = None;
         }
-        if self.keep {
-            return Poll::Ready(());
-        }
         let Some(token) = self.token.clone() else {
-            return Poll::Ready(());
+            return Poll::Ready(true);
         };
+        if self.keep {
+            return Poll::Ready(false);
+        }
         let removing = self.removing.get_or_insert_with(|| {
             let store = Arc::clone(&self.store);
             tokio::task::spawn_blocking(move || store.remove(&token))
@@ -109,7 +110,7 @@ impl Saving {
             tracing::warn!(%error, "a session that is over stays in its store");
         }
         self.token = None;
-        Poll::Ready(())
+        Poll::Ready(true)
     }
 
     /// A session of that name lies in the store.

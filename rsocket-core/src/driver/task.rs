@@ -19,7 +19,7 @@ use super::{
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
 };
 use crate::{
-    Failure, LeasePolicy, PayloadStream,
+    Failure, LeasePolicy, PayloadStream, RestoreError,
     error::CloseReason,
     frame::{ErrorCode, Interaction},
     proto::{Event, RestoredStream, ResumeRequest, Setup, Side, StreamKey},
@@ -340,7 +340,9 @@ impl Driver {
                 }
                 Event::LeaseDue => self.grant_lease(),
                 Event::Closed(reason) => {
-                    if let WayBack::Await { reserved, .. } = &mut self.back {
+                    if let WayBack::Await { reserved, .. } = &mut self.back
+                        && self.saving.is_none()
+                    {
                         *reserved = None; // There is nothing left to resume.
                     }
                     self.ending.get_or_insert(Ending {
@@ -498,6 +500,13 @@ impl Driver {
                     self.shared.with(|inner| inner.attach(tx));
                     self.rx = Some(new.rx);
                     self.place = new.place;
+                    if session.is_left_to_store() {
+                        // Without an answer: when the client asks again the
+                        // session may be read.
+                        self.shared
+                            .with(|inner| inner.session.end(CloseReason::Local));
+                        return;
+                    }
                     failure = why;
                 }
             }
@@ -516,18 +525,22 @@ impl Driver {
         let Some((request, claim, _)) = self.loading.take() else {
             return;
         };
-        let restored = match rows.map(|rows| claim.restore(rows)) {
-            Ok(Ok(restored)) => Ok(restored),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
+        let restored = rows.and_then(|rows| Ok(claim.restore(rows)?));
         let no = |message| Failure::from_wire(ErrorCode::REJECTED_RESUME, String::from(message));
         let shared = Arc::clone(&self.shared);
         let mut inner = shared.lock();
         let refusal = match restored {
-            Err(error) => {
-                tracing::error!(error, "a stored session cannot be gone on with");
+            Err(error @ (RestoreError::Unknown | RestoreError::Damaged(_))) => {
+                tracing::error!(%error, "a stored session cannot be gone on with");
                 no("the session is lost")
+            }
+            Err(error) => {
+                // Perhaps later, or in another process: the client asks again.
+                tracing::warn!(%error, "a stored session cannot be read");
+                inner.session.end(CloseReason::Local);
+                self.collect(&mut inner);
+                cx.waker().wake_by_ref();
+                return;
             }
             Ok(_) if inner.session.is_closed() => return, // Too late.
             Ok(restored) if restored.session.side() != Side::Server => {
@@ -668,6 +681,13 @@ impl Driver {
                 && let Some(token) = inner.session.resume_token()
             {
                 saving.commit(token, seq, batch);
+                if let WayBack::Await {
+                    reserved: Some(reserved),
+                    ..
+                } = &mut self.back
+                {
+                    reserved.set_stored(true);
+                }
             }
             if detach {
                 saving.keep();
@@ -787,7 +807,12 @@ impl Driver {
             }
         }
         if let Some(saving) = &mut self.saving {
-            ready!(saving.poll_finish(cx));
+            let removed = ready!(saving.poll_finish(cx));
+            if let WayBack::Await { reserved, .. } = &mut self.back
+                && let Some(mut reserved) = reserved.take()
+            {
+                reserved.set_stored(!removed);
+            }
         }
         self.shared.tell_closed(&ending.reason);
         Poll::Ready(())
@@ -844,7 +869,10 @@ impl Drop for Driver {
     /// what will never come.
     fn drop(&mut self) {
         self.shared.with(|inner| {
-            inner.session.end(CloseReason::Local);
+            inner.session.end(match inner.session.is_durable() {
+                true => CloseReason::Detached,
+                false => CloseReason::Local,
+            });
             inner.lost.get_or_insert(CloseReason::Local);
         });
         let reason = self.shared.lock().session.close_reason().cloned();

@@ -35,6 +35,8 @@ pub(super) struct Durable {
     /// Something may have changed since the last checkpoint.
     changed: bool,
     seq: u64,
+    /// There is something in the store.
+    exists: bool,
     /// What was given out and is not stored yet.
     in_flight: Option<Checkpoint>,
     /// SETUP, until it is stored.
@@ -83,6 +85,15 @@ impl Session {
             setup: Some(setup),
             ..Durable::default()
         }));
+    }
+
+    /// Whether nothing may be sent since the session would be unknown after a
+    /// crash: a server's, until it is stored. To its client it does not exist
+    /// before something is heard of it, and then it begins anew.
+    pub(super) fn awaits_store(&self) -> bool {
+        self.side == Side::Server
+            && self.durable.as_ref().is_some_and(|durable| !durable.exists)
+            && !self.is_closed()
     }
 
     /// Whether what it holds is given out to be stored.
@@ -181,6 +192,7 @@ impl Session {
         if matches!(self.phase, Phase::Closed(_)) {
             return;
         }
+        durable.exists = true;
         resume.on_stored(checkpoint.received, checkpoint.sent);
         if resume.owes_confirmation() {
             self.confirm();
@@ -370,6 +382,7 @@ impl Session {
             session.streams.use_lease(now, &session.config);
         }
         durable.changed = true;
+        durable.exists = true;
         session.durable = Some(Box::new(durable));
         Ok(RestoredSession {
             session,

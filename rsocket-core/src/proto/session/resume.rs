@@ -291,6 +291,7 @@ impl Session {
         &mut self,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Progress, E> {
+        let awaits_store = self.awaits_store();
         let Some(resume) = &mut self.resume else {
             return Ok(Progress::Idle);
         };
@@ -305,7 +306,8 @@ impl Session {
         let said = resume.first_words.is_none();
         let asked = matches!(resume.link, LinkState::Asked { .. });
         let has_last_words = asked && said && matches!(self.phase, Phase::Closed(_));
-        if !(resume.is_up() && said) && !has_last_words {
+        let is_free = resume.is_up() && said && !awaits_store;
+        if !is_free && !has_last_words {
             return Ok(Progress::Idle);
         }
         if !self.effects.control.is_empty() {

@@ -380,7 +380,7 @@ impl Stream {
         let (part, n) = Part::of(key).ok_or(Damaged("a row of a stream is unknown"))?;
         let mut row = Reader::new(row);
         match part {
-            Part::State => return Err(Damaged("a stream has two states")),
+            Part::State => Err(Damaged("a stream has two states")),
             Part::Request => {
                 self.label = Some(Box::new(row.payload()?));
                 row.end()
