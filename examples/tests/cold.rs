@@ -57,7 +57,10 @@ fn a_client_that_is_killed_again_and_again_has_every_item_once_and_in_order() {
     let slow = std::env::var_os("RSOCKET_TEST_SLOW").is_some();
     let kills: u64 = if slow { 200 } else { 10 };
     let seed = std::env::var("RSOCKET_TEST_SEED").ok();
-    let seed = seed.map_or(u64::from(std::process::id()), |seed| seed.parse().unwrap());
+    let seed = seed.map_or_else(
+        || u64::from(std::process::id()),
+        |seed| seed.parse().unwrap(),
+    );
     println!("RSOCKET_TEST_SEED={seed}");
     let mut random = Random::new(seed);
 

@@ -2,7 +2,7 @@
 //! session let go of, and another goes on with it from the store.
 #![expect(
     clippy::unwrap_used,
-    clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "what is wrong with a test fails it"
 )]
 
@@ -46,7 +46,7 @@ fn serve(runtime: &Runtime, name: &'static str, kept: Arc<Mutex<Vec<u64>>>) {
                 // A channel that is given up says so with an error.
                 let n = payload.as_ref().ok().map(number);
                 kept.lock().unwrap().extend(n);
-                let answer = n.filter(|n| n % 10 == 0);
+                let answer = n.filter(|n| n.is_multiple_of(10));
                 async move { answer.map(|n| Ok(Payload::new(n.to_string()))) }
             })
         })
@@ -237,7 +237,7 @@ fn durable_server(
                         let news = n.filter(|_| next == kept.len());
                         kept.extend(news);
                         next += 1;
-                        let answer = n.filter(|n| n % 10 == 0);
+                        let answer = n.filter(|n| n.is_multiple_of(10));
                         async move { answer.map(|n| Ok(Payload::new(n.to_string()))) }
                     })
                 });
@@ -310,7 +310,7 @@ fn a_server_goes_on_with_its_sessions_in_another_runtime() {
                 while let Some(payload) = streamed.next().await {
                     let n = number(&payload.unwrap());
                     done.lock().unwrap().streamed.push(n);
-                    if n % 20 == 0 {
+                    if n.is_multiple_of(20) {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 }
@@ -318,7 +318,7 @@ fn a_server_goes_on_with_its_sessions_in_another_runtime() {
             let send = async {
                 for n in 1..COUNT {
                     sink.send(n.to_string()).await.unwrap();
-                    if n % 20 == 0 {
+                    if n.is_multiple_of(20) {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 }

@@ -180,6 +180,15 @@ impl Reader {
         Err(Damaged("a number is too long"))
     }
 
+    /// A number that counts, and can go on counting: keys have room for it.
+    pub(in crate::proto) fn count(&mut self) -> Result<u64, Damaged> {
+        let n = self.u64()?;
+        match n >> (Part::SHIFT - 1) {
+            0 => Ok(n),
+            _ => Err(Damaged("a number is too large")),
+        }
+    }
+
     pub(in crate::proto) fn u32(&mut self) -> Result<u32, Damaged> {
         u32::try_from(self.u64()?).map_err(|_| Damaged("a number is too large"))
     }

@@ -214,7 +214,7 @@ impl Prefetch {
         };
         Ok(Self {
             policy,
-            in_flight: row.u64()?,
+            in_flight: row.count()?,
             buffered,
             endless: row.bool()?,
         })

@@ -329,18 +329,16 @@ impl Stream {
         self.demanded = row.bool()?;
         self.cancel = row.bool()?;
         self.request_n = row.u64()?;
-        self.received = row.u64()?;
-        let inbox = row.u64()?;
-        self.sent = row.u64()?;
-        self.out_first = row.u64()?;
-        let outbox = row.u64()?;
+        self.received = row.count()?;
+        let inbox = row.count()?;
+        self.sent = row.count()?;
+        self.out_first = row.count()?;
+        let outbox = row.count()?;
         let counts = (u32::try_from(inbox), self.received.checked_sub(inbox));
         let (Ok(buffered), Some(first)) = counts else {
             return Err(Damaged("a stream holds more than it received"));
         };
-        let Some(out_end) = self.out_first.checked_add(outbox) else {
-            return Err(Damaged("a number is too large"));
-        };
+        let out_end = self.out_first + outbox;
         saved.inbox = first..self.received;
         saved.outbox = self.out_first..out_end;
         self.credit = Credit::restored(&mut row)?;
