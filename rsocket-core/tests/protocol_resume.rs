@@ -508,8 +508,13 @@ fn a_server_refuses_positions_from_which_it_cannot_go_on_and_ends_the_session() 
         }
         peer.heard();
         peer.say("KEEPALIVE p=8");
-        let refused = peer.come_back(&format!("RESUME token=tok p={p} q={q}"));
-        let refused = refused.unwrap_err();
+        // With a link the session goes on: this RESUME may be an old one that
+        // was overtaken.
+        let resume = format!("RESUME token=tok p={p} q={q}");
+        assert!(peer.come_back(&resume).is_err());
+        assert_eq!(peer.ask("KEEPALIVE R p=8"), ["KEEPALIVE p=11"]);
+        peer.hang_up();
+        let refused = peer.come_back(&resume).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::REJECTED_RESUME);
         assert!(refused.message().contains(why), "{refused}");
         assert!(ending(&mut peer).contains(why));
@@ -724,6 +729,24 @@ fn a_peer_that_never_confirms_loses_the_session() {
         ending(&mut peer),
         "Closed: the peer confirms nothing, and max_resume_len, 1000 bytes, is reached"
     );
+}
+
+// [C300] [C306]
+#[test]
+fn an_answer_that_crossed_what_was_sent_does_not_keep_us_from_asking() {
+    for (len, asks) in [(40, 0), (600, 1), (3_000, 1)] {
+        let mut peer = new_client(tight(1_000));
+        // The server's own request shows that it knows the session; what it has
+        // to say to the KEEPALIVE behind SETUP is older than our request.
+        peer.say("REQUEST_FNF 2 d=x");
+        peer.open(RequestResponse, &"x".repeat(len));
+        assert_eq!(peer.heard().len(), 1);
+        let heard = peer.ask("KEEPALIVE");
+        assert_eq!(heard, vec!["KEEPALIVE R p=7"; asks], "{len}");
+        // Nothing more to ask while the answer is under way.
+        peer.say("KEEPALIVE R");
+        assert_eq!(peer.heard(), ["KEEPALIVE p=7"]);
+    }
 }
 
 // [C304] [C164]
@@ -1005,4 +1028,18 @@ fn the_drain_timeout_holds_without_a_link_too() {
     peer.pass(Duration::from_secs(30));
     assert!(ending(&mut peer).contains("drain timeout"));
     assert_eq!(peer.heard(), NOTHING);
+}
+
+// [C085]
+#[test]
+fn a_drained_session_that_loses_a_link_on_which_it_asked_has_ended_well() {
+    let mut peer = client();
+    peer.hang_up();
+    peer.new_link();
+    peer.heard();
+    peer.session.close(peer.now());
+    assert!(!peer.session.is_closed(), "the server may have something");
+    let lost = CloseReason::KeepaliveTimeout { millis: 1 };
+    peer.session.handle_disconnect(peer.now(), lost);
+    assert_eq!(ending(&mut peer), "Closed: closed by this side");
 }

@@ -36,6 +36,8 @@ enum WireState {
     Ended,
     /// Broken: what was under way is gone.
     Lost,
+    /// Broken, and the receiver does not know.
+    Mute,
 }
 
 /// What a receiver finds.
@@ -69,6 +71,12 @@ impl Wire {
         if full || refuses {
             return false;
         }
+        self.put(now, random, frame);
+        true
+    }
+
+    /// Takes a frame in any case.
+    pub fn put(&mut self, now: Instant, random: &mut Random, frame: Vec<u8>) {
         if self.state == WireState::Up {
             let most = usize::try_from(self.faults.delay.as_micros()).unwrap_or(usize::MAX);
             let micros = u64::try_from(random.within(0..=most)).unwrap_or(u64::MAX);
@@ -78,7 +86,6 @@ impl Wire {
             self.len += frame.len();
             self.frames.push_back((arrives.max(last), frame));
         }
-        true
     }
 
     /// What has arrived.
@@ -93,7 +100,7 @@ impl Wire {
             },
             Some((at, _)) => Arrival::Nothing(Some(*at)),
             None => match self.state {
-                WireState::Up => Arrival::Nothing(None),
+                WireState::Up | WireState::Mute => Arrival::Nothing(None),
                 WireState::Ended => Arrival::End,
                 WireState::Lost => Arrival::Lost,
             },
@@ -119,6 +126,22 @@ impl Wire {
         self.len = 0;
     }
 
+    /// The link breaks, and the receiver is not told.
+    pub fn mute(&mut self) {
+        self.lose();
+        self.state = WireState::Mute;
+    }
+
+    /// Whether it is broken and the receiver does not know.
+    pub fn is_mute(&self) -> bool {
+        self.state == WireState::Mute
+    }
+
+    /// Whether the receiver will find no end of it.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, WireState::Up | WireState::Mute)
+    }
+
     /// From here on the link never refuses, so that what waits can leave.
     pub fn calm(&mut self) {
         self.faults.refuse_once_in = 0;
@@ -128,7 +151,7 @@ impl Wire {
     pub fn has_news(&self, now: Instant) -> bool {
         match self.next_arrival() {
             Some(at) => at <= now,
-            None => self.state != WireState::Up,
+            None => !matches!(self.state, WireState::Up | WireState::Mute),
         }
     }
 }

@@ -6,7 +6,8 @@
 //!   transport, conversation by conversation.
 //! - [`Chaos`]: links that hesitate and break, from a seed.
 //! - [`Peer`]: one session of the protocol, spoken to frame by frame.
-//! - [`live_through`]: a whole connection's life in virtual time, from a seed.
+//! - [`live_through`], [`live_through_cuts`]: a whole connection's life in virtual
+//!   time, from a seed; the latter over links that break.
 
 mod chaos;
 #[cfg(feature = "tokio")]
@@ -27,5 +28,5 @@ pub use self::{
     peer::{Peer, id, request},
     random::{Random, seeds},
     referee::Referee,
-    world::{Outcome, live_through},
+    world::{Outcome, live_through, live_through_cuts},
 };

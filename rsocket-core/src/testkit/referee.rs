@@ -1,7 +1,10 @@
 //! Whether what one side sends is legal, given what it was sent.
 
+mod replay;
+
 use std::collections::HashMap;
 
+use self::replay::Replay;
 use super::text;
 use crate::{
     frame::{ErrorCode, Frame, Header, Interaction, StreamId},
@@ -35,6 +38,8 @@ pub struct Referee {
     lease: Option<u32>,
     given_any: bool,
     late: u64,
+    /// Of a session that can be resumed.
+    replay: Option<Replay>,
 }
 
 /// One stream, as far as the wire shows it.
@@ -78,6 +83,24 @@ impl Referee {
             lease: None,
             given_any: false,
             late: 0,
+            replay: None,
+        }
+    }
+
+    /// Watches a session that can be resumed.
+    #[must_use]
+    pub fn of_resumable(mut self) -> Self {
+        self.replay = Some(Replay::new(self.side));
+        self
+    }
+
+    /// The session goes on over a new link; a server's, because RESUME said so,
+    /// which says that the client has received so much.
+    pub fn new_link(&mut self, client_has: Option<u64>) {
+        self.sent = 0;
+        self.keepalives_owed = 0;
+        if let Some(replay) = &mut self.replay {
+            replay.new_link(client_has);
         }
     }
 
@@ -137,6 +160,9 @@ impl Referee {
     /// The side is given a frame.
     pub fn given(&mut self, bytes: &[u8]) {
         if let Ok(frame) = Frame::decode(bytes) {
+            if let Some(replay) = &mut self.replay {
+                replay.given(&frame, bytes.len());
+            }
             self.given_frame(&frame);
         }
     }
@@ -253,6 +279,11 @@ impl Referee {
         let first = self.sent == 0;
         self.sent += 1;
         let frame = Frame::decode(bytes).unwrap_or_else(|error| panic!("{error}: {bytes:02x?}"));
+        if let Some(replay) = &mut self.replay
+            && replay.sends(&frame, bytes, first, &shown)
+        {
+            return;
+        }
         let setup = matches!(frame, Frame::Setup(_));
         let client = self.side == Side::Client;
         assert_eq!(setup, client && first, "SETUP is a client's first: {shown}");

@@ -5,6 +5,8 @@
     reason = "an index that is wrong fails the test, as it should"
 )]
 
+mod links;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -15,9 +17,10 @@ use std::{
 
 use bytes::Bytes;
 
+use self::links::Links;
 use super::{
     Random,
-    link::{Arrival, LinkFaults, Wire},
+    link::{Arrival, LinkFaults},
     referee::Referee,
 };
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
     frame::{Demand, ErrorCode, Interaction, Millis31},
     proto::{
         Capacity, Config, DemandPolicy, Event, LeaseConfig, LeaseGrant, Limits, Open, Progress,
-        Session, SetupOptions, Side, Stats, StreamKey, Take, Wake,
+        ResumeOptions, Session, SetupOptions, Side, Stats, StreamKey, Take, Wake,
     },
     transport::{InFrame, Limits as LinkLimits, TransportError, TransportErrorKind},
 };
@@ -44,6 +47,10 @@ pub struct Outcome {
     pub ignored: u64,
     /// Requests and pushes that were refused or dropped for a limit.
     pub refused: u64,
+    /// How often the client's session went on over a new link.
+    pub resumptions: u64,
+    /// Frames that both sides sent again after that.
+    pub resent: u64,
 }
 
 /// Lives through a connection and checks that all is well:
@@ -61,7 +68,22 @@ pub struct Outcome {
 /// When something is not well; the seed is printed.
 pub fn live_through(seed: u64) -> Outcome {
     let _note = SeedNote(seed);
-    World::new(seed).run()
+    let fate = Fate::any(&mut Random::new(!seed));
+    World::new(seed, fate).run()
+}
+
+/// As [`live_through`], for a session that is resumed: its links break at any
+/// moment, with all that is under way; one side may notice long before the
+/// other. All the same every payload arrives once and in order.
+///
+/// # Panics
+///
+/// Likewise.
+pub fn live_through_cuts(seed: u64) -> Outcome {
+    let _note = SeedNote(seed);
+    let mut random = Random::new(!seed);
+    let close = random.once_in(3).then(|| random.within(0..=1));
+    World::new(seed, Fate::Cuts { close }).run()
 }
 
 /// Names the seed if the test fails.
@@ -83,6 +105,22 @@ enum Fate {
     Abort(usize),
     Loss,
     Refusal,
+    /// Links break and are made anew; one side may close.
+    Cuts {
+        close: Option<usize>,
+    },
+}
+
+impl Fate {
+    fn any(random: &mut Random) -> Self {
+        match random.within(0..=9) {
+            0 => Self::Close(random.within(0..=1)),
+            1 => Self::Abort(random.within(0..=1)),
+            2 | 3 => Self::Loss,
+            4 if random.once_in(4) => Self::Refusal,
+            _ => Self::Peace,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -92,8 +130,7 @@ struct World {
     fate: Fate,
     fate_at: usize,
     ends: [End; 2],
-    /// From the side of that index to the other.
-    wires: [Wire; 2],
+    links: Links,
     scripts: Vec<Script>,
     actors: Vec<Actor>,
     /// Those of them that can go on.
@@ -104,11 +141,14 @@ struct World {
 #[derive(Debug)]
 struct End {
     session: Session,
+    config: Config,
+    link: LinkLimits,
     limits: Limits,
     referee: Referee,
     readers: HashMap<usize, usize>,
     writers: HashMap<usize, usize>,
     deciding: bool,
+    accepted: bool,
     closed: Option<CloseReason>,
     wire_ended: bool,
     to_open: Vec<usize>,
@@ -309,50 +349,38 @@ impl World {
     /// More steps than any life needs.
     const STEPS: usize = 300_000;
 
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, fate: Fate) -> Self {
         let mut random = Random::new(seed);
         let now = Instant::now();
-        let fate = match random.within(0..=9) {
-            0 => Fate::Close(random.within(0..=1)),
-            1 => Fate::Abort(random.within(0..=1)),
-            2 | 3 => Fate::Loss,
-            4 if random.once_in(4) => Fate::Refusal,
-            _ => Fate::Peace,
-        };
-        let leased = random.once_in(3);
+        let resumable = matches!(fate, Fate::Cuts { .. });
+        let leased = random.once_in(3) && !resumable;
         let mut scripts = Vec::new();
         let mut ends = [Side::Client, Side::Server].map(|side| {
             let by = usize::from(side == Side::Server);
             let requests = random.length(24) - 1;
             let first = scripts.len();
             scripts.extend((0..requests).map(|_| Script::new(&mut random, by)));
-            End::new(
-                &mut random,
-                side,
-                now,
-                leased,
-                (first..scripts.len()).rev().collect(),
-            )
+            let to_open = (first..scripts.len()).rev().collect();
+            End::new(&mut random, side, now, to_open, leased, resumable)
         });
-        let wires = [0, 1].map(|_| {
-            Wire::new(LinkFaults {
-                capacity: random.length(20_000),
-                refuse_once_in: random.within(0..=4),
-                delay: Duration::from_micros(random.length(20_000) as u64),
-            })
+        let faults = [0, 1].map(|_| LinkFaults {
+            capacity: random.length(20_000),
+            refuse_once_in: random.within(0..=4),
+            delay: Duration::from_micros(random.length(20_000) as u64),
         });
         if fate == Fate::Refusal {
             for end in &mut ends {
                 end.to_push = 0;
             }
         }
+        let links = Links::new(&mut random, faults, resumable);
         Self {
             fate,
             fate_at: random.length(4_000),
             random,
             now,
             ends,
-            wires,
+            links,
             scripts,
             actors: Vec::new(),
             running: Vec::new(),
@@ -370,11 +398,11 @@ impl World {
                 break;
             }
         }
-        for wire in &mut self.wires {
-            wire.calm();
-        }
+        self.links.calm();
         self.come_to_rest();
+        self.wait_for_the_lost();
         self.assert_all_done();
+        self.links.hold();
         self.stay_alive();
         self.end_well();
         self.sum_up()
@@ -383,6 +411,9 @@ impl World {
     // ----- what happens ------------------------------------------------------
 
     fn random_step(&mut self) -> bool {
+        if self.mend(false) {
+            return true;
+        }
         let side = self.random.within(0..=1);
         match self.random.within(0..=11) {
             0..=2 => self.transmit(side),
@@ -402,16 +433,19 @@ impl World {
     fn meet_fate(&mut self) {
         match self.fate {
             Fate::Peace | Fate::Refusal => {}
-            Fate::Close(side) => self.ends[side].session.close(self.now),
+            Fate::Close(side) | Fate::Cuts { close: Some(side) } => {
+                self.ends[side].session.close(self.now);
+            }
+            Fate::Cuts { close: None } => {}
             Fate::Abort(side) => self.ends[side].session.abort(),
-            Fate::Loss => self.wires.iter_mut().for_each(Wire::lose),
+            Fate::Loss => self.links.lose_all(),
         }
     }
 
     /// Everything that can happen happens, until nothing more can.
     fn come_to_rest(&mut self) {
         for _ in 0..Self::STEPS {
-            let mut busy = false;
+            let mut busy = self.mend(true);
             for side in [0, 1] {
                 busy |= self.transmit(side);
                 busy |= self.deliver(side);
@@ -428,8 +462,7 @@ impl World {
                 continue;
             }
             // What has arrived and is not read is held back for good.
-            let arrivals = self.wires.iter().filter_map(Wire::next_arrival);
-            match arrivals.filter(|at| *at > self.now).min() {
+            match self.links.next_arrival(self.now) {
                 Some(at) => self.now = at,
                 None => match self.next_lease() {
                     Some(at) => self.now = self.now.max(at),
@@ -452,7 +485,12 @@ impl World {
 
     fn transmit(&mut self, side: usize) -> bool {
         let end = &mut self.ends[side];
-        let (wire, random, now) = (&mut self.wires[side], &mut self.random, self.now);
+        let (random, now) = (&mut self.random, self.now);
+        let Some(wire) = self.links.sending(side) else {
+            let news = end.closed.is_some() && !end.wire_ended;
+            end.wire_ended |= news;
+            return news;
+        };
         let referee = &mut end.referee;
         let mut busy = false;
         end.session.tell_time(now);
@@ -485,9 +523,15 @@ impl World {
 
     fn deliver(&mut self, side: usize) -> bool {
         let end = &mut self.ends[side];
-        let wire = &mut self.wires[1 - side];
+        let replaceable = side == 1 && !end.accepted && self.links.are_mortal();
+        let Some(wire) = self.links.receiving(side) else {
+            return false;
+        };
         let mut busy = false;
         for _ in 0..self.random.length(8) {
+            if end.session.needs_link() {
+                break;
+            }
             if end.closed.is_some() {
                 // It reads on, so that the other side can finish writing.
                 busy |= matches!(wire.receive(self.now), Arrival::Frame(_));
@@ -522,6 +566,10 @@ impl World {
                     );
                 }
                 Arrival::Nothing(_) => break,
+                Arrival::End | Arrival::Lost if replaceable => {
+                    self.forget_setup();
+                    return true;
+                }
                 Arrival::End => {
                     end.session.handle_disconnect(self.now, CloseReason::Peer);
                     busy = true;
@@ -533,6 +581,9 @@ impl World {
                     busy = true;
                 }
             }
+        }
+        if end.session.needs_link() {
+            self.links.part(side);
         }
         self.audit(side);
         busy
@@ -550,6 +601,9 @@ impl World {
         let due = end.session.poll_timeout().is_some_and(|at| at <= self.now);
         if due {
             end.session.handle_timeout(self.now);
+            if end.session.needs_link() {
+                self.links.part(side);
+            }
         }
         due
     }
@@ -579,7 +633,10 @@ impl World {
             end.deciding = false;
             match refuse {
                 true => end.session.refuse(&Failure::rejected("not today")),
-                false => end.session.accept(self.now),
+                false => {
+                    end.session.accept(self.now);
+                    end.accepted = true;
+                }
             }
             return true;
         }
@@ -596,7 +653,7 @@ impl World {
         };
         match event {
             Event::Setup(_) => end.deciding = true,
-            Event::Resume(_) => panic!("nothing is resumed here"),
+            Event::Resume(_) => panic!("on a link that has a session"),
             Event::Request {
                 key,
                 interaction,
@@ -678,6 +735,9 @@ impl World {
     /// Opens a request, or pushes metadata.
     fn start(&mut self, side: usize) -> bool {
         let end = &mut self.ends[side];
+        if side == 1 && !end.accepted && self.links.are_mortal() {
+            return false; // Another session may take its place.
+        }
         if end.to_push > 0 && self.random.once_in(2) {
             end.to_push -= 1;
             if end.session.has_push_room() {
@@ -831,6 +891,10 @@ impl World {
                 // Or it will be, and the request waited for a lease.
                 let begun = script.started || !end.session.uses_lease();
                 assert!(end.session.is_closed() || !begun, "script {index}");
+                // Whoever closes in good order gets what it asked for before.
+                let closer = matches!(self.fate, Fate::Cuts { close } if close == Some(side));
+                assert!(!(closer && requester), "script {index} was cut off");
+                assert!(!matches!(self.fate, Fate::Cuts { close: None }));
             }
             Take::Failed(error) => panic!("script {index}: {error:?}"),
         }
@@ -940,7 +1004,7 @@ impl World {
                 actor.state == ActorState::Done,
                 "stuck: {actor:?}\n{:#?}\n{:?}",
                 self.scripts[actor.script],
-                self.ends.each_ref().map(|end| end.session.books()),
+                (self.ends.each_ref().map(|end| &end.session), &self.links),
             );
         }
         let over = self.ends.iter().any(|end| end.closed.is_some());
@@ -965,10 +1029,15 @@ impl World {
             let sent = u64::from(self.ends[1 - side].pushed);
             let got = end.got_pushes.len() as u64;
             let dropped = end.session.stats().one_way_dropped;
+            // Those that are under way when a link breaks are lost [C304].
+            let may_be_lost = over || self.links.are_mortal();
             assert!(
-                got <= sent && (over || got + dropped >= sent),
+                got <= sent && (may_be_lost || got + dropped >= sent),
                 "pushes lost"
             );
+            let mut pushes = end.got_pushes.clone();
+            pushes.dedup();
+            assert_eq!(pushes.len() as u64, got, "a push came twice");
         }
     }
 
@@ -993,9 +1062,15 @@ impl World {
         let side = self.random.within(0..=1);
         self.ends[side].session.close(self.now);
         self.come_to_rest();
+        self.wait_for_the_lost();
         for (side, end) in self.ends.iter().enumerate() {
             let Some(reason) = &end.closed else {
-                panic!("side {side} is not closed: {:?}", end.session.books());
+                panic!(
+                    "side {side} is not closed: {:?}, {:?}, {:#?}",
+                    end.session.books(),
+                    self.fate,
+                    self.links
+                );
             };
             let refused = matches!(
                 reason,
@@ -1006,6 +1081,14 @@ impl World {
                 // A server that was not asked yet refuses.
                 Fate::Close(_) => assert!(reason.is_graceful() || refused, "{reason}"),
                 Fate::Refusal => assert!(refused, "side {side}: {reason}"),
+                Fate::Cuts { close: None } => {
+                    assert!(reason.is_graceful(), "side {side}: {reason}");
+                }
+                Fate::Cuts { close: Some(_) } => {
+                    let gone = self.links.lost_goodbye();
+                    let graceful = reason.is_graceful() || refused || (side == 1 && gone);
+                    assert!(graceful, "side {side}: {reason}");
+                }
                 Fate::Abort(_) | Fate::Loss => {}
             }
             assert_eq!(end.session.streams_open(), 0, "side {side}");
@@ -1032,7 +1115,9 @@ impl World {
             outcome.frames += stats.frames_sent;
             outcome.ignored += stats.frames_ignored;
             outcome.refused += stats.requests_rejected + stats.one_way_dropped;
+            outcome.resent += stats.frames_resent;
         }
+        outcome.resumptions = self.ends[0].session.stats().resumptions;
         outcome
     }
 }
@@ -1047,8 +1132,9 @@ impl End {
         random: &mut Random,
         side: Side,
         now: Instant,
-        leased: bool,
         to_open: Vec<usize>,
+        leased: bool,
+        resumable: bool,
     ) -> Self {
         let mut limits = Limits::default();
         if random.once_in(3) {
@@ -1059,6 +1145,9 @@ impl End {
         }
         if random.once_in(5) {
             limits.max_one_way = random.within(0..=3);
+        }
+        if resumable && random.once_in(3) {
+            limits.max_resume_len = random.length(20_000);
         }
         if random.once_in(5) {
             // What one side owes may hold up its reading; with less than all
@@ -1074,7 +1163,10 @@ impl End {
             fragment_len,
             limits: limits.clone(),
             drain_timeout: Duration::from_secs(3_600),
-            resume: None,
+            resume: resumable.then_some(ResumeOptions {
+                session_timeout: links::SESSION_TIMEOUT,
+                ..ResumeOptions::default()
+            }),
             lease: leased.then(|| {
                 // However long something takes: what was granted is served.
                 LeaseConfig {
@@ -1087,6 +1179,7 @@ impl End {
         let setup = SetupOptions {
             keepalive_interval: millis(5_000),
             max_lifetime: millis(3_600_000),
+            resume_token: resumable.then(|| Bytes::from_static(b"world")),
             ..SetupOptions::default()
         };
         let max_len = match fragment_len {
@@ -1094,13 +1187,20 @@ impl End {
             None => link.max_frame_len,
         };
         let session = match side {
-            Side::Client => Session::client(now, config, &setup, link),
-            Side::Server => Session::server(now, config, link),
+            Side::Client => Session::client(now, config.clone(), &setup, link),
+            Side::Server => Session::server(now, config.clone(), link),
         };
+        let mut referee = Referee::new(side, link.max_frame_len, max_len);
+        if resumable {
+            referee = referee.of_resumable();
+        }
         Self {
             session,
+            config,
+            link,
             limits,
-            referee: Referee::new(side, link.max_frame_len, max_len),
+            referee,
+            accepted: false,
             readers: HashMap::new(),
             writers: HashMap::new(),
             deciding: false,

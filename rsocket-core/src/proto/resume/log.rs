@@ -229,6 +229,15 @@ impl FrameLog {
         Position::ZERO.advance(usize::try_from(self.first).unwrap_or(usize::MAX))
     }
 
+    /// How many bytes were sent, those included that the peer has confirmed.
+    #[inline]
+    pub(in crate::proto) fn sent_end(&self) -> u64 {
+        match (self.next, self.ahead) {
+            (Some(next), Some(_)) => next.at,
+            _ => self.end,
+        }
+    }
+
     /// Notes a frame that the link took.
     #[inline]
     pub(in crate::proto) fn push(&mut self, frame: &OutFrame<'_>) {

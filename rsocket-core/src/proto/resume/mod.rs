@@ -114,6 +114,8 @@ pub(super) struct Resumption {
     first_words_wait: bool,
     /// The peer was asked to confirm, and did not yet.
     pub(super) asked_to_confirm: bool,
+    /// What had been sent when it was asked last.
+    asked_at: u64,
     /// Answers to KEEPALIVE in a row that confirmed nothing while the log was
     /// full.
     idle_confirmations: u32,
@@ -190,6 +192,7 @@ impl Resumption {
             first_words: None,
             first_words_wait: false,
             asked_to_confirm: false,
+            asked_at: 0,
             idle_confirmations: 0,
             refusals: 0,
             unaccepted: None,
@@ -378,6 +381,7 @@ impl Resumption {
         self.refusals = 0;
         self.idle_confirmations = 0;
         self.asked_to_confirm = false;
+        self.asked_at = 0;
         self.log.start_replay();
     }
 
@@ -421,9 +425,8 @@ impl Resumption {
                 let limit = max_resume_len;
                 return Err(CloseReason::ResumeLogFull { limit });
             }
-        } else if is_answer && self.log.len() < max_resume_len / 2 {
-            // There was little to confirm when the peer was asked: it is asked
-            // again when there is more.
+        } else if is_answer {
+            // Nothing was new when the peer was asked.
             self.asked_to_confirm = false;
         }
         Ok(())
@@ -440,7 +443,22 @@ impl Resumption {
     #[inline]
     pub(super) fn wants_confirmation(&self, max_resume_len: usize) -> bool {
         let sent = self.log.sent_len();
-        !self.asked_to_confirm && sent >= max_resume_len / 2 && sent > 0
+        sent >= max_resume_len / 2
+            && sent > 0
+            && !self.asked_to_confirm
+            && (self.has_news() || self.is_full(max_resume_len))
+    }
+
+    /// Whether the peer was not asked yet to confirm all that was sent.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        self.asked_at < self.log.sent_end()
+    }
+
+    /// The peer is asked to confirm all that was sent so far.
+    pub(super) fn ask_to_confirm(&mut self) {
+        self.asked_to_confirm = true;
+        self.asked_at = self.log.sent_end();
     }
 
     /// Counts a frame from the peer \[C261, C262].

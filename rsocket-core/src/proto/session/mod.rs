@@ -256,7 +256,12 @@ impl Session {
         if self.needs_link() || self.suspend(now, &reason) {
             return;
         }
-        self.end(reason);
+        let drained = matches!(self.phase, Phase::Draining(_)) && self.is_settled();
+        self.end(match (&self.resume, reason) {
+            // Nothing was left for which to look for another link.
+            (Some(_), _) if drained => CloseReason::Peer,
+            (_, reason) => reason,
+        });
     }
 
     /// Ends the session, whatever it could be resumed for; the link, if there is
@@ -526,7 +531,7 @@ impl Session {
                     let may_ask = resume.is_up()
                         && !resume.log.is_replaying()
                         && resume.log.sent_len() == resume.log.len();
-                    if may_ask && !resume.asked_to_confirm {
+                    if may_ask && !resume.asked_to_confirm && resume.has_news() {
                         self.ask_to_confirm();
                     }
                     return;

@@ -72,8 +72,10 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// What to refuse the client with. If the two sides do not fit together the
-    /// session is over: they never will.
+    /// What to refuse the client with. If the two sides do not fit together and
+    /// the session has no link, it is over: they never will. If it has one, this
+    /// RESUME may be older than the one that led to that link, and changes
+    /// nothing.
     pub fn accept_resume(
         &mut self,
         now: Instant,
@@ -90,8 +92,11 @@ impl Session {
                 "the link takes shorter frames than the one that was lost",
             ));
         }
+        let has_link = resume.is_up();
         if let Err(what) = resume.answer(request) {
-            self.close_with(CloseReason::Protocol(what));
+            if !has_link {
+                self.close_with(CloseReason::Protocol(what));
+            }
             return Err(no(what)); // [C293]
         }
         self.drop_control();
@@ -259,7 +264,7 @@ impl Session {
     pub(super) fn ask_to_confirm(&mut self) {
         let last_received = self.position();
         if let Some(resume) = &mut self.resume {
-            resume.asked_to_confirm = true;
+            resume.ask_to_confirm();
             let keepalive = Frame::Keepalive(frame::Keepalive {
                 respond: true,
                 last_received,
