@@ -273,6 +273,10 @@ impl Client {
     /// Ready when the server has accepted the session. [`Restored`] has the
     /// streams that were open.
     ///
+    /// A session is to be in one place at a time: within one process, wait for
+    /// [`closed`](Requester::closed) or [`detach`](Requester::detach) of the
+    /// earlier requester first.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the session in the store.

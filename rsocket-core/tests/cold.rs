@@ -7,17 +7,21 @@
 )]
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use rsocket_core::{
     Backoff, Client, CloseReason, Demand, DemandPolicy, Error, Failure, Handlers, Payload,
     PayloadSink, PayloadStream, RestoreError, Server,
     frame::Interaction,
     proto::Role,
-    resume::{MemoryStore, Resume, ResumeStore},
+    resume::{Batch, Key, MemoryStore, Resume, ResumeStore, StoreError},
     transport::memory::{MemoryConnector, MemoryListener},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -358,4 +362,169 @@ fn a_server_goes_on_with_its_sessions_in_another_runtime() {
     );
     assert!(kept.lock().unwrap().iter().copied().eq(0..COUNT));
     assert!(done.answers.iter().copied().eq((0..COUNT).step_by(10)));
+}
+
+/// A store whose disk is full from some moment on.
+struct Failing {
+    store: Arc<MemoryStore>,
+    fails: AtomicBool,
+}
+
+impl ResumeStore for Failing {
+    fn load(&self, token: &[u8]) -> Result<Option<Vec<(Key, Bytes)>>, StoreError> {
+        self.store.load(token)
+    }
+
+    fn commit(&self, token: &[u8], batch: &Batch) -> Result<(), StoreError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(StoreError::Io {
+                action: "write",
+                path: "the store".into(),
+                source: Arc::new(std::io::ErrorKind::StorageFull.into()),
+            });
+        }
+        self.store.commit(token, batch)
+    }
+
+    fn remove(&self, token: &[u8]) -> Result<(), StoreError> {
+        self.store.remove(token)
+    }
+
+    fn tokens(&self) -> Result<Vec<Bytes>, StoreError> {
+        self.store.tokens()
+    }
+}
+
+fn only_token(store: &MemoryStore) -> Bytes {
+    let mut tokens = store.tokens().unwrap();
+    assert_eq!(tokens.len(), 1);
+    tokens.pop().unwrap()
+}
+
+async fn five(stream: &mut PayloadStream, from: u64) {
+    for n in from..from + 5 {
+        assert_eq!(number(&stream.next().await.unwrap().unwrap()), n);
+    }
+}
+
+#[test]
+fn a_session_that_is_detached_waits_in_its_store_and_the_next_goes_on() {
+    let server = runtime();
+    serve(&server, "cold-detached", Arc::default());
+    let store = Arc::new(MemoryStore::new());
+    let connector = || MemoryConnector::new("cold-detached");
+    runtime().block_on(async {
+        let peer = client(&store).connect(connector()).await.unwrap();
+        let mut counts = peer.request_stream("count");
+        let lost = tokio::spawn(peer.request_stream("another").take(1).count());
+        lost.await.unwrap();
+        five(&mut counts, 0).await;
+        assert_eq!(counts.received(), 5);
+        assert!(matches!(peer.detach().await, CloseReason::Detached));
+        drop((counts, peer));
+
+        // What was taken last may be asked for again: nobody said that it was
+        // dealt with.
+        let token = only_token(&store);
+        let (peer, restored) = client(&store)
+            .restore(connector(), token.clone())
+            .await
+            .unwrap();
+        assert_eq!(restored.streams().len(), 1);
+        let counts = restored.into_iter().next().unwrap();
+        assert_eq!((counts.received(), counts.id()), (4, 3));
+        let (sink, counts) = counts.into_halves();
+        assert!(sink.is_none());
+        let mut counts = counts.unwrap();
+        counts.skip_to(5);
+        five(&mut counts, 5).await;
+        assert_eq!(counts.received(), 10);
+
+        // What is dropped before is cancelled.
+        drop(counts);
+        assert!(matches!(peer.detach().await, CloseReason::Detached));
+        let (peer, restored) = client(&store)
+            .restore(connector(), token.clone())
+            .await
+            .unwrap();
+        assert!(restored.streams().is_empty());
+        assert!(matches!(peer.close().await, CloseReason::Local));
+        assert!(store.tokens().unwrap().is_empty());
+        let gone = client(&store).restore(connector(), token).await;
+        assert!(matches!(gone, Err(RestoreError::Unknown)), "{gone:?}");
+    });
+}
+
+#[test]
+fn what_nobody_takes_from_a_restored_session_is_ended() {
+    let server = runtime();
+    serve(&server, "cold-untaken", Arc::default());
+    let store = Arc::new(MemoryStore::new());
+    let connector = || MemoryConnector::new("cold-untaken");
+    runtime().block_on(async {
+        let peer = client(&store).connect(connector()).await.unwrap();
+        let mut counts = peer.request_stream("count");
+        let response = peer.request_response("never");
+        five(&mut counts, 0).await;
+        peer.detach().await;
+        drop(response);
+        let (peer, mut restored) = client(&store)
+            .restore(connector(), only_token(&store))
+            .await
+            .unwrap();
+        assert_eq!(peer.stats().streams_open, 2);
+        let never = restored.take(|s| s.interaction() == Interaction::RequestResponse);
+        let (_, answer) = never.unwrap().into_halves();
+        drop(restored);
+        assert_eq!(peer.stats().streams_open, 1);
+        drop(answer);
+        assert_eq!(peer.stats().streams_open, 0);
+        assert!(matches!(peer.close().await, CloseReason::Local));
+    });
+}
+
+#[test]
+fn a_store_that_fails_ends_the_session_here_and_it_goes_on_when_the_store_does() {
+    let server = runtime();
+    serve(&server, "cold-failing", Arc::default());
+    let memory = Arc::new(MemoryStore::new());
+    let store = Arc::new(Failing {
+        store: Arc::clone(&memory),
+        fails: AtomicBool::new(false),
+    });
+    let connector = || MemoryConnector::new("cold-failing");
+    runtime().block_on(async {
+        let resume = Resume::new().store(Arc::clone(&store) as Arc<dyn ResumeStore>);
+        let peer = Client::new()
+            .resume(resume)
+            .connect(connector())
+            .await
+            .unwrap();
+        let mut counts = peer.request_stream("count");
+        five(&mut counts, 0).await;
+        store.fails.store(true, Ordering::Relaxed);
+        let error = loop {
+            match counts.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break error,
+                None => panic!("it came to its end"),
+            }
+        };
+        assert!(
+            matches!(error, Error::Closed(CloseReason::Store(_))),
+            "{error}"
+        );
+        assert!(matches!(peer.closed().await, CloseReason::Store(_)));
+        let (peer, restored) = client(&memory)
+            .restore(connector(), only_token(&memory))
+            .await
+            .unwrap();
+        let counts = restored.into_iter().next().unwrap();
+        let at = counts.received();
+        let mut counts = counts.into_halves().1.unwrap();
+        assert!(at >= 4 || at == 0, "{at}");
+        five(&mut counts, at).await;
+        drop(counts);
+        peer.close().await;
+    });
 }
