@@ -9,6 +9,7 @@
 mod common;
 mod framing;
 mod reconnect;
+mod sweep;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
