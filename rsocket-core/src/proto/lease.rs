@@ -469,10 +469,11 @@ impl Lease {
         let held = self.grants.held.drain(..).map(|held| held.left);
         let sent = self.grants.next.take().filter(|next| next.sent);
         let sent = sent.map_or(0, |next| next.requests);
-        self.grants.again = Again {
-            left: held.fold(sent, u32::saturating_add),
-            leases: 0,
-        };
+        // What was to come again after an earlier loss still may: this link may
+        // have gone before it came.
+        let earlier = std::mem::take(&mut self.grants.again).left;
+        let left = held.fold(sent.saturating_add(earlier), u32::saturating_add);
+        self.grants.again = Again { left, leases: 0 };
         self.ask_at = Some(self.clock);
     }
 

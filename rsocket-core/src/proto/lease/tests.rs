@@ -284,6 +284,22 @@ fn void_leases_allow_nothing_but_what_is_sent_again() {
     );
 }
 
+// [C206]
+#[test]
+fn what_may_come_again_may_still_after_a_second_loss() {
+    let (mut lease, now) = responder(1_000 * MS);
+    grant(&mut lease, now, 5, 1_000 * MS);
+    assert_eq!(admitted(&mut lease, now, 2), 2);
+    lease.void();
+    assert_eq!(admitted(&mut lease, now, 1), 1);
+    lease.void();
+    assert_eq!(
+        admitted(&mut lease, now, 9),
+        2,
+        "never more than was granted"
+    );
+}
+
 #[test]
 fn what_is_sent_again_has_come_when_a_second_lease_is_granted() {
     let (mut lease, now) = responder(1_000 * MS);
