@@ -304,6 +304,10 @@ impl Stream {
                 row.u8(1);
                 row.bool(joining.is_request);
                 row.bool(joining.complete);
+                // So that it shows when a fragment is missing.
+                let (metadata, data) = joining.join.lens();
+                row.u64(metadata.map_or(0, |len| len as u64 + 1));
+                row.u64(data as u64);
             }
         }
         row.into_vec()
@@ -348,6 +352,7 @@ impl Stream {
             1 => Some(Ended::Complete),
             tag => Some(Ended::Failed(load_error(tag, &mut row)?)),
         };
+        let mut lens = None;
         if row.bool()? {
             self.join = Some(Box::new(Joining {
                 join: Join::default(),
@@ -355,10 +360,15 @@ impl Stream {
                 complete: row.bool()?,
             }));
             saved.join_number = Some(self.received);
+            let metadata = row.usize()?;
+            lens = Some((metadata.checked_sub(1), row.usize()?));
         }
         row.end()?;
         for (key, row) in rows {
             self.load_row(key, row, saved, limits)?;
+        }
+        if self.join.as_ref().map(|joining| joining.join.lens()) != lens {
+            return Err(Damaged("fragments are missing"));
         }
         let whole = self.inbox.len() as u64 == inbox && self.outbox.len() as u64 == outbox;
         if !whole || self.join.is_some() == saved.join.is_empty() {
