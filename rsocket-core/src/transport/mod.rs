@@ -194,6 +194,9 @@ pub struct LinkInfo {
     pub peer_process: Option<PeerProcess>,
     /// What TLS established, where it is used.
     pub tls: Option<TlsInfo>,
+    /// The path that the client asked for in the opening handshake, with its
+    /// query, where there is one (WebSocket): `/rsocket?token=...`.
+    pub path: Option<String>,
     /// Headers of the opening handshake, where there is one (WebSocket), in
     /// order, names in lower case.
     pub headers: Vec<(String, String)>,
