@@ -73,6 +73,20 @@ impl TcpConnector {
         self
     }
 
+    /// A connected stream with its options set, for protocols that begin with a
+    /// handshake of their own.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes what it had opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connector::connect`].
+    pub async fn connect_stream(&self) -> Result<TcpStream, TransportError> {
+        self.open(self.deadline()).await
+    }
+
     #[cfg(feature = "tls")]
     pub(crate) fn address(&self) -> &Address {
         &self.address

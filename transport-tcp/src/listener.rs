@@ -94,6 +94,28 @@ impl TcpListener {
         self.local_addr
     }
 
+    /// The next stream, with its options set, for protocols that begin with a
+    /// handshake of their own.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: no connection is lost by dropping the future.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::accept`].
+    pub async fn accept_stream(&mut self) -> Result<TcpStream, TransportError> {
+        loop {
+            let (stream, options) = self.next().await?;
+            match options.apply(&stream) {
+                Ok(()) => return Ok(stream),
+                Err(error) => {
+                    tracing::debug!(listener = %self.local_addr, %error, "a connection is gone");
+                }
+            }
+        }
+    }
+
     /// The next stream, whose options its handshake has to set.
     pub(crate) async fn next(&mut self) -> Result<(TcpStream, TcpOptions), TransportError> {
         loop {

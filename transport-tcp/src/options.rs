@@ -52,7 +52,8 @@ impl LinkOptions {
         self
     }
 
-    pub(crate) fn longest_frame(&self) -> usize {
+    /// The longest frame, as set.
+    pub fn longest_frame(&self) -> usize {
         self.max_frame_len
     }
 }

@@ -47,6 +47,7 @@ use tokio_rustls::{
 pub use self::config::{
     ClientConfigBuilder, Roots, ServerConfigBuilder, TlsConfigError, client_config, server_config,
 };
+pub use self::url::TlsFiles;
 pub(crate) use self::url::{connector_from_url, listener_from_url};
 use crate::{
     TcpConnector, TcpListener,
@@ -185,7 +186,10 @@ fn tls_link(
     framed(read, write, info, options, Medium::Socket)
 }
 
-fn tls_info(connection: &CommonState, server_name: Option<String>) -> TlsInfo {
+/// What `connection` established, for the link of a protocol above TLS.
+///
+/// `server_name` is the name that the client asked for.
+pub fn tls_info(connection: &CommonState, server_name: Option<String>) -> TlsInfo {
     let certificates = connection.peer_certificates().unwrap_or_default();
     let mut info = TlsInfo::new();
     info.peer_certificates = certificates
