@@ -8,6 +8,7 @@ pub fn transports() -> Transports {
     let mut transports = Transports::new();
     memory::register(&mut transports);
     rsocket_transport_tcp::register(&mut transports);
+    rsocket_transport_ws::register(&mut transports);
     transports
 }
 

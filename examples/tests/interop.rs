@@ -739,7 +739,7 @@ fn a_driver_ends_with_its_input() {
 
 #[test]
 fn a_server_refuses_what_it_cannot_do_with_status_2() {
-    for args in [["--ws", "0"], ["--shm", "x"], ["--udp", "0"]] {
+    for args in [["--shm", "x"], ["--udp", "0"]] {
         let output = output_of(&["server", "--tcp", "0", args[0], args[1]]);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         let said = String::from_utf8(output.stderr).unwrap();

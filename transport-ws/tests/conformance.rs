@@ -63,3 +63,56 @@ mod wss {
         }
     }
 }
+
+/// Sockets that were made by tokio-tungstenite, message by message.
+mod messages {
+    use rsocket_core::transport::{
+        Connector, Handshake, Link, LinkInfo, Listener, TransportError, TransportErrorKind,
+    };
+    use rsocket_transport_ws::{LinkOptions, link};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_tungstenite::{accept_async, client_async};
+
+    use super::*;
+
+    struct Client(String);
+
+    #[async_trait::async_trait]
+    impl Connector for Client {
+        async fn connect(&self) -> Result<Link, TransportError> {
+            let unreachable = |e| TransportError::new(TransportErrorKind::Unreachable, e);
+            let stream = TcpStream::connect(&self.0).await.map_err(unreachable)?;
+            let url = format!("ws://{}/", self.0);
+            let made = client_async(url, stream)
+                .await
+                .map_err(TransportError::lost)?;
+            Ok(link(made.0, LinkInfo::new("ws"), LinkOptions::new()))
+        }
+    }
+
+    struct Server(TcpListener);
+
+    #[async_trait::async_trait]
+    impl Listener for Server {
+        async fn accept(&mut self) -> Result<Handshake, TransportError> {
+            let (stream, _) = self.0.accept().await.map_err(TransportError::lost)?;
+            Ok(Box::pin(async move {
+                let made = accept_async(stream).await.map_err(TransportError::lost)?;
+                Ok(link(made, LinkInfo::new("ws"), LinkOptions::new()))
+            }))
+        }
+
+        fn url(&self) -> String {
+            format!("ws://{}/", self.0.local_addr().expect("it is bound"))
+        }
+    }
+
+    rsocket_core::transport_conformance! {
+        medium = Medium::default().telling_loss();
+        async fn pair() -> (Client, Server) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("it is bound");
+            (Client(address.to_string()), Server(listener))
+        }
+    }
+}

@@ -62,7 +62,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// What the peer is told, if it is the peer's fault.
-    fn close_code(&self) -> Option<u16> {
+    pub(crate) fn close_code(&self) -> Option<u16> {
         Some(match self {
             Self::Protocol(_) => code::PROTOCOL,
             Self::Text => code::UNSUPPORTED,
@@ -114,6 +114,11 @@ pub(crate) struct CloseReason {
 }
 
 impl CloseReason {
+    pub(crate) fn new(code: u16, text: &str) -> Self {
+        let text = text.into();
+        Self { code, text }
+    }
+
     /// Reads the payload of a closing frame; `None` where it says nothing.
     fn parse(payload: &[u8]) -> Result<Option<Self>, Fault> {
         let Some((code, text)) = payload.split_first_chunk::<2>() else {
@@ -135,7 +140,7 @@ impl CloseReason {
     }
 
     /// Whether the peer is done, and content.
-    fn is_good(&self) -> bool {
+    pub(crate) fn is_good(&self) -> bool {
         matches!(self.code, code::NORMAL | code::GOING_AWAY)
     }
 

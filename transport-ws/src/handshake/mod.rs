@@ -18,6 +18,8 @@ use tokio_tungstenite::tungstenite::{
 };
 
 pub(crate) use self::gate::Gate;
+#[cfg(feature = "axum")]
+pub(crate) use self::gate::Refusal;
 
 /// The longest request or response with all its headers, in bytes: what servers
 /// commonly allow. Cookies and tokens of browsers come to a few KiB.

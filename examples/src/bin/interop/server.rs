@@ -14,6 +14,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PORT")]
     tcp: Vec<u16>,
 
+    /// Serves WebSocket on this port of 127.0.0.1, at the path `/`.
+    #[arg(long, value_name = "PORT")]
+    ws: Vec<u16>,
+
     /// Serves a Unix socket at this path.
     #[arg(long, value_name = "PATH")]
     unix: Vec<String>,
@@ -28,10 +32,6 @@ pub(crate) struct Args {
 
     // What the library does not do is taken and refused, so that whoever asks
     // can tell that from a mistake in the command line.
-    /// WebSocket: not supported yet.
-    #[arg(long, value_name = "PORT")]
-    ws: Vec<u16>,
-
     /// Shared memory: not supported yet.
     #[arg(long, value_name = "PATH")]
     shm: Vec<String>,
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     }
     let urls = args.urls();
     if urls.is_empty() {
-        eprintln!("nowhere to listen: give --tcp or --unix");
+        eprintln!("nowhere to listen: give --tcp, --ws or --unix");
         return ExitCode::from(USAGE);
     }
     match serve(&urls, args.server()).await {
@@ -71,7 +71,6 @@ pub(crate) async fn run(args: Args) -> ExitCode {
 impl Args {
     fn unsupported(&self) -> Option<&'static str> {
         [
-            ("--ws", !self.ws.is_empty()),
             ("--shm", !self.shm.is_empty()),
             ("--udp", !self.udp.is_empty()),
         ]
@@ -84,8 +83,9 @@ impl Args {
             .tcp
             .iter()
             .map(|port| format!("tcp://127.0.0.1:{port}"));
+        let ws = self.ws.iter().map(|port| format!("ws://127.0.0.1:{port}/"));
         let unix = self.unix.iter().map(|path| format!("unix:{path}"));
-        tcp.chain(unix).collect()
+        tcp.chain(ws).chain(unix).collect()
     }
 
     fn server(&self) -> Server {
