@@ -163,6 +163,9 @@ impl<W: AsyncWrite + Unpin> State<W> {
     pub(super) fn peer_closed(&mut self, code: Option<u16>) {
         self.is_peer_closed = true;
         self.close(code, "");
+        if self.is_close_written {
+            self.shut_down();
+        }
     }
 
     /// Nothing more is to be said than why. Does nothing after a closing frame.

@@ -183,11 +183,16 @@ impl<W: AsyncWrite + Send + Unpin + 'static> FrameTx for SocketTx<W> {
             return Poll::Ready(Ok(()));
         }
         self.check()?;
-        if !self.batch.is_closing && self.outlet.lock().begin_closing() {
-            self.batch.is_closing = true;
-            let (code, mask) = (code::NORMAL.to_be_bytes(), self.batch.role.mask());
-            let queue = &mut self.batch.queue;
-            queue.push_control(OpCode::Close, &code, mask);
+        if !self.batch.is_closing {
+            let mut state = self.outlet.lock();
+            if state.begin_closing() {
+                // No pong may follow.
+                let Batch { queue, role, .. } = &mut self.batch;
+                state.news.put(queue, *role);
+                let code = code::NORMAL.to_be_bytes();
+                queue.push_control(OpCode::Close, &code, role.mask());
+                self.batch.is_closing = true;
+            }
         }
         ready!(self.poll_drain(cx))?;
         self.batch.is_closing = true;

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::{
     http::{HeaderValue, Request, Response, StatusCode, header},
 };
 
-use super::listed;
+use super::{HeadError, listed};
 
 /// The sub-protocol that RSocket is offered as, by those who offer one.
 pub(crate) const SUBPROTOCOL: &str = "rsocket";
@@ -156,6 +156,29 @@ impl From<WsError> for Refusal {
             ),
         };
         Self::new(status, text)
+    }
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::TooLong => Self::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                error.to_string(),
+            ),
+            // HTTP, and found to be of the wrong kind while it was parsed.
+            HeadError::Malformed(error)
+                if matches!(
+                    *error,
+                    WsError::Protocol(
+                        ProtocolError::WrongHttpMethod | ProtocolError::WrongHttpVersion
+                    )
+                ) =>
+            {
+                (*error).into()
+            }
+            error => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
+        }
     }
 }
 

@@ -35,11 +35,7 @@ pub(crate) async fn accept(
         Ok(Err(HeadError::Io(error))) => return Err(stream_error(error)),
         Ok(Err(error @ HeadError::Ended)) => return Err(TransportError::lost(error)),
         Ok(Err(error)) => {
-            let status = match error {
-                HeadError::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                _ => StatusCode::BAD_REQUEST,
-            };
-            return Err(refuse(stream, Refusal::new(status, error.to_string())).await);
+            return Err(refuse(stream, error.into()).await);
         }
         Err(_) => {
             let text = "the request did not arrive in time";
