@@ -17,6 +17,7 @@ pub(crate) struct WsUrl {
     pub(crate) text: String,
     /// Without the fragment.
     pub(crate) uri: Uri,
+    #[cfg(feature = "tls")]
     pub(crate) is_secure: bool,
     pub(crate) host: String,
     port: u16,
@@ -68,6 +69,7 @@ impl WsUrl {
         Some(Self {
             text: url.to_owned(),
             uri,
+            #[cfg(feature = "tls")]
             is_secure,
             host,
             port,
