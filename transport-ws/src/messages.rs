@@ -172,7 +172,7 @@ enum State {
 
 impl<T: Socket> MessageRx<T> {
     /// What the socket said that is not a frame.
-    fn other(&mut self, message: Option<Result<Message, WsError>>) -> Option<End> {
+    fn other(&self, message: Option<Result<Message, WsError>>) -> Option<End> {
         let fault = match message {
             Some(Ok(Message::Binary(frame))) => Fault::TooLong {
                 len: frame.len() as u64,

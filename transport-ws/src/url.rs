@@ -2,7 +2,7 @@
 
 use rsocket_core::transport::{TransportError, TransportErrorKind, UrlError};
 use rsocket_transport_tcp::Address;
-use tokio_tungstenite::tungstenite::http::Uri;
+use tokio_tungstenite::tungstenite::http::{Uri, uri::PathAndQuery};
 
 #[cfg(not(feature = "tls"))]
 const EXPECTED: &str = "ws://host[:port][/path][?query]";
@@ -37,8 +37,7 @@ impl WsUrl {
         let (before, fragment) = url.split_once('#').unwrap_or((url, ""));
         let mut parts = before.parse::<Uri>().ok()?.into_parts();
         if parts.path_and_query.is_none() {
-            parts.path_and_query =
-                Some(tokio_tungstenite::tungstenite::http::uri::PathAndQuery::from_static("/"));
+            parts.path_and_query = Some(PathAndQuery::from_static("/"));
         }
         let uri = Uri::from_parts(parts).ok()?;
         let is_secure = match uri.scheme_str()? {
