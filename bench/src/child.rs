@@ -74,6 +74,8 @@ pub fn serve(order: ServerOrder) -> Result<()> {
             Stack::Tcp => stacks::tcp::serve(load, announce).await,
             #[cfg(feature = "ours")]
             Stack::Ours => crate::ours::serve(announce).await,
+            #[cfg(feature = "ours")]
+            Stack::OursWs => crate::ours::serve_ws(announce).await,
             #[cfg(feature = "peers")]
             Stack::RsocketRust => stacks::rsocket_rust::serve(announce).await,
             #[cfg(feature = "peers")]
@@ -118,6 +120,15 @@ async fn drive(order: ClientOrder, meter: Arc<Meter>) -> Result<()> {
         #[cfg(feature = "ours")]
         Stack::Ours => {
             load::drive(crate::ours::connect(order.server, load).await?, load, meter).await
+        }
+        #[cfg(feature = "ours")]
+        Stack::OursWs => {
+            load::drive(
+                crate::ours::connect_ws(order.server, load).await?,
+                load,
+                meter,
+            )
+            .await
         }
         #[cfg(feature = "peers")]
         Stack::RsocketRust => {

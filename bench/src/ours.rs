@@ -6,9 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use rsocket_core::transport::memory::{MemoryConnector, MemoryListener};
+use rsocket_core::transport::{
+    Connector,
+    memory::{MemoryConnector, MemoryListener},
+};
 use rsocket_core::{Demand, Failure, Payload, Requester, Responder};
 use rsocket_transport_tcp::{TcpConnector, TcpListener};
+use rsocket_transport_ws::{WsConnector, WsListener};
 
 use crate::load::{Ask, Caller};
 use crate::plan::Load;
@@ -46,6 +50,18 @@ pub async fn serve(announce: fn(SocketAddr)) -> Result<()> {
     Ok(())
 }
 
+/// Serves echoes and streams over WebSocket.
+///
+/// # Errors
+///
+/// When no port can be had, or the listener fails.
+pub async fn serve_ws(announce: fn(SocketAddr)) -> Result<()> {
+    let listener = WsListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    announce(listener.local_addr());
+    rsocket_core::serve(listener, |_setup, _requester| async { Ok(Service) }).await?;
+    Ok(())
+}
+
 /// A client of one connection.
 #[derive(Clone, Debug)]
 pub struct Ours {
@@ -54,19 +70,32 @@ pub struct Ours {
     prefetch: Option<Demand>,
 }
 
-/// Connects to a server of this module.
+/// Connects to a server of this module over TCP.
 ///
 /// # Errors
 ///
 /// When there is none, or streams should ask for nothing.
 pub async fn connect(server: SocketAddr, load: Load) -> Result<Ours> {
+    connect_by(TcpConnector::new(server), load).await
+}
+
+/// Connects to a server of this module over WebSocket.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub async fn connect_ws(server: SocketAddr, load: Load) -> Result<Ours> {
+    connect_by(WsConnector::new(format!("ws://{server}/")), load).await
+}
+
+async fn connect_by(connector: impl Connector, load: Load) -> Result<Ours> {
     let prefetch = match load {
         Load::Stream { prefetch, .. } => prefetch,
         _ => None,
     };
     let demand = |n| Demand::new(n).context("a prefetch of 0 asks for nothing");
     Ok(Ours {
-        requester: rsocket_core::connect(TcpConnector::new(server)).await?,
+        requester: rsocket_core::connect(connector).await?,
         prefetch: prefetch.map(demand).transpose()?,
     })
 }

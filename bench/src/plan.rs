@@ -22,11 +22,21 @@ pub enum Goal {
     P10,
     /// TCP, 64 KiB and 1 MiB request-response.
     P11,
+    /// WebSocket beside our TCP.
+    P12,
 }
 
 impl Goal {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 6] = [Self::P1, Self::P2, Self::P8, Self::P9, Self::P10, Self::P11];
+    pub const ALL: [Self; 7] = [
+        Self::P1,
+        Self::P2,
+        Self::P8,
+        Self::P9,
+        Self::P10,
+        Self::P11,
+        Self::P12,
+    ];
 
     /// What is measured, in a few words.
     #[must_use]
@@ -38,6 +48,7 @@ impl Goal {
             Self::P9 => "TCP, 32 B, pipelined on one connection",
             Self::P10 => "TCP, stream of 1 KiB payloads, server to client",
             Self::P11 => "TCP, large request-response",
+            Self::P12 => "WebSocket beside our TCP",
         }
     }
 }
@@ -57,8 +68,10 @@ pub enum Stack {
     /// A task that answers over channels: what a request costs in one thread
     /// without any protocol.
     Actor,
-    /// This library.
+    /// This library, over TCP.
     Ours,
+    /// This library, over WebSocket.
+    OursWs,
     /// `rsocket_rust` 0.7.
     RsocketRust,
     /// `tonic` 0.14 (gRPC).
@@ -71,7 +84,7 @@ impl Stack {
     pub const fn is_built(self) -> bool {
         match self {
             Self::Tcp | Self::Actor => true,
-            Self::Ours => cfg!(feature = "ours"),
+            Self::Ours | Self::OursWs => cfg!(feature = "ours"),
             Self::RsocketRust | Self::Tonic => cfg!(feature = "peers"),
         }
     }
@@ -95,6 +108,7 @@ impl fmt::Display for Stack {
             Self::Tcp => "tokio TCP",
             Self::Actor => "tokio channels",
             Self::Ours => "ours",
+            Self::OursWs => "ours, WebSocket",
             Self::RsocketRust => "rsocket_rust",
             Self::Tonic => "tonic",
         })
@@ -239,7 +253,7 @@ pub type Figures = BTreeMap<Metric, f64>;
 pub enum Reference {
     /// The best of the baselines.
     Limit,
-    /// The best row of one peer.
+    /// The best row of one peer, or of ours over TCP.
     Peer(Stack),
     /// The best row of any peer.
     BestPeer,
@@ -354,6 +368,9 @@ pub fn scenarios(goals: &[Goal], with_peers: bool) -> Vec<Scenario> {
     }
     if goals.contains(&Goal::P11) {
         all.extend(p11());
+    }
+    if goals.contains(&Goal::P12) {
+        all.extend(p12());
     }
     for scenario in &mut all {
         scenario
@@ -574,6 +591,46 @@ fn p11() -> Vec<Scenario> {
     scenarios
 }
 
+fn p12() -> Vec<Scenario> {
+    let tcp = Reference::Peer(Stack::Ours);
+    let alone = Load::Tasks {
+        in_flight: 1,
+        bytes: SMALL,
+    };
+    let window = Load::Window {
+        in_flight: 256,
+        bytes: SMALL,
+    };
+    let stream = Load::Stream {
+        bytes: 1024,
+        prefetch: None,
+    };
+    let p50 = Rule::ratio(Metric::P50, tcp, Bound::AtMost(1.1));
+    let rate = Rule::ratio(Metric::Rate, tcp, Bound::AtLeast(0.6));
+    let mut scenarios = Vec::new();
+    for runtime in [Runtime::MultiThread, Runtime::CurrentThread] {
+        for (name, load, rule) in [
+            ("one in flight", alone, p50),
+            ("256 in flight", window, rate),
+            ("stream of 1 KiB", stream, rate),
+        ] {
+            scenarios.push(Scenario {
+                goal: Goal::P12,
+                title: format!("{name}, {runtime}"),
+                ratios: vec![(rule.metric, tcp)],
+                rows: vec![
+                    row("", Stack::Ours, runtime, load),
+                    Row {
+                        rules: vec![rule],
+                        ..row("", Stack::OursWs, runtime, load)
+                    },
+                ],
+            });
+        }
+    }
+    scenarios
+}
+
 fn row(detail: &str, stack: Stack, runtime: Runtime, load: Load) -> Row {
     let label = if detail.is_empty() {
         stack.to_string()
@@ -603,6 +660,7 @@ mod tests {
             .chain(p9())
             .chain(p10())
             .chain(p11())
+            .chain(p12())
         {
             let has = |wanted: &dyn Fn(Stack) -> bool| {
                 scenario.rows.iter().any(|row| wanted(row.work.stack))
@@ -627,11 +685,12 @@ mod tests {
             .chain(p9())
             .chain(p10())
             .chain(p11())
+            .chain(p12())
         {
             for row in scenario
                 .rows
                 .iter()
-                .filter(|row| row.work.stack != Stack::Ours)
+                .filter(|row| !matches!(row.work.stack, Stack::Ours | Stack::OursWs))
             {
                 assert!(row.rules.is_empty(), "{}: {}", scenario.title, row.label);
             }

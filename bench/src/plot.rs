@@ -108,7 +108,7 @@ const fn shown(goal: Goal) -> Option<Metric> {
         Goal::P1 => None,
         Goal::P2 => Some(Metric::CpuNanos),
         Goal::P8 => Some(Metric::P50),
-        Goal::P9 => Some(Metric::Rate),
+        Goal::P9 | Goal::P12 => Some(Metric::Rate),
         Goal::P10 | Goal::P11 => Some(Metric::Bytes),
     }
 }
@@ -175,6 +175,7 @@ const fn color(row: &RowReport) -> RGBColor {
         ) => RGBColor(86, 180, 233),
         (Stack::Ours, Load::InOrder { .. }) => RGBColor(0, 60, 110),
         (Stack::Ours, _) => RGBColor(0, 114, 178),
+        (Stack::OursWs, _) => RGBColor(86, 180, 233),
         (Stack::RsocketRust, _) => RGBColor(230, 159, 0),
         (Stack::Tonic, _) => RGBColor(0, 158, 115),
     }

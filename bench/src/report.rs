@@ -294,7 +294,7 @@ const fn columns(goal: Goal) -> &'static [Metric] {
     match goal {
         Goal::P1 => &[],
         Goal::P2 => &[Metric::CpuNanos, Metric::Allocs],
-        Goal::P8 | Goal::P9 => &[
+        Goal::P8 | Goal::P9 | Goal::P12 => &[
             Metric::P50,
             Metric::P99,
             Metric::Rate,
