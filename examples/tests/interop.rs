@@ -552,15 +552,15 @@ fn both_sides_fragment_as_they_are_told() {
 fn one_server_serves_all_transports_it_is_given_with_one_set_of_counters() {
     let directory = Directory::new();
     let args = [
-        "--tcp", "0", "--unix", "a.sock", "--tcp", "0", "--unix", "b.sock",
+        "--tcp", "0", "--unix", "a.sock", "--tcp", "0", "--unix", "b.sock", "--ws", "0",
     ];
-    let server = Server::start(&directory, &args, 4);
+    let server = Server::start(&directory, &args, 5);
     let schemes: Vec<_> = server
         .urls
         .iter()
         .map(|url| url.split_once(':').unwrap().0)
         .collect();
-    assert_eq!(schemes, ["tcp", "tcp", "unix", "unix"]);
+    assert_eq!(schemes, ["tcp", "tcp", "ws", "unix", "unix"]);
     let mut drivers: Vec<_> = server
         .urls
         .iter()
@@ -570,7 +570,7 @@ fn one_server_serves_all_transports_it_is_given_with_one_set_of_counters() {
         let id = driver.op("fnf", json!({}));
         driver.ends(id, &[Seen::Complete]);
     }
-    drivers[0].wait_for_stats(|stats| stats.fnf == 4);
+    drivers[0].wait_for_stats(|stats| stats.fnf == 5);
 }
 
 // [C040, C054]
@@ -695,6 +695,7 @@ fn a_driver_says_what_it_can_do_and_survives_what_it_cannot() {
     let caps = driver.event(id);
     for (name, can) in [
         ("tcp", true),
+        ("ws", true),
         ("channel_demand", true),
         ("lease", true),
         ("resume", true),
