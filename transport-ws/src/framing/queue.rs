@@ -193,3 +193,88 @@ impl Queue {
 fn is_worth_sharing(part: &Part<'_>) -> bool {
     part.is_shared() && part.as_slice().len() >= SHARE_FROM
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame<'a>(bytes: &'a Bytes) -> OutFrame<'a> {
+        OutFrame::new(&[7; 9], Part::EMPTY, Part::shared(bytes, bytes))
+    }
+
+    #[test]
+    fn long_shared_parts_are_not_copied_by_servers() {
+        let long = Bytes::from(vec![1; SHARE_FROM]);
+        let mut queue = Queue::default();
+        queue.push(&frame(&long), 9 + long.len(), None, true);
+        assert!(queue.copied.len() <= LONGEST_HEADER + 9);
+        assert_eq!(queue.shared[0].bytes.as_ptr(), long.as_ptr());
+        assert!(queue.copied().is_none(), "it takes a vectored write");
+    }
+
+    #[test]
+    fn clients_leave_the_callers_bytes_alone() {
+        let long = Bytes::from(vec![1; SHARE_FROM]);
+        let mut queue = Queue::default();
+        let mask = Some(Mask::random());
+        queue.push(&frame(&long), 9 + long.len(), mask, true);
+        assert!(long.iter().all(|byte| *byte == 1));
+        assert_eq!(queue.copied().unwrap().len(), 14 - 6 + 9 + long.len());
+    }
+
+    #[test]
+    fn sending_allocates_nothing_once_the_buffer_has_its_size() {
+        let bytes = Bytes::from_static(&[2; 200]);
+        let mut queue = Queue::default();
+        let mut batch = || {
+            for _ in 0..32 {
+                queue.push(&frame(&bytes), 209, Some(Mask::random()), true);
+            }
+            queue.advance(queue.len());
+            (queue.copied.as_ptr(), queue.copied.capacity())
+        };
+        let first = batch();
+        for _ in 0..1000 {
+            assert_eq!(batch(), first);
+        }
+    }
+
+    #[test]
+    fn memory_for_a_long_frame_is_given_back() {
+        let long = Bytes::from(vec![1; 1 << 20]);
+        let mut queue = Queue::default();
+        queue.push(&frame(&long), 9 + long.len(), Some(Mask::random()), true);
+        queue.advance(queue.len());
+        assert!(queue.copied.capacity() <= KEPT_CAPACITY);
+    }
+
+    /// Short writes of whatever length leave the same bytes.
+    #[test]
+    fn what_is_written_in_pieces_is_what_was_queued() {
+        let long = Bytes::from_iter((0..60_000_u32).map(|n| n.to_be_bytes()[3]));
+        for step in [1, 7, 1000, 16_384, 20_000] {
+            let mut queue = Queue::default();
+            let mut expected = Vec::new();
+            let mut written = Vec::new();
+            for len in [0, 5, 20_000, 300, SHARE_FROM - 9, SHARE_FROM, 60_000] {
+                let data = long.slice(..len);
+                queue.push(&frame(&data), 9 + len, None, true);
+                Header::put(OpCode::Binary, None, 9 + len, &mut expected);
+                frame(&data).put(&mut expected);
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let piece = queue.fill(&mut slices)[0];
+                let n = piece.len().min(step);
+                written.extend_from_slice(&piece[..n]);
+                queue.advance(n);
+            }
+            while !queue.is_empty() {
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let piece = queue.fill(&mut slices)[0];
+                let n = piece.len().min(step);
+                written.extend_from_slice(&piece[..n]);
+                queue.advance(n);
+            }
+            assert!(written == expected, "in steps of {step}");
+        }
+    }
+}

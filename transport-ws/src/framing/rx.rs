@@ -531,3 +531,138 @@ impl Message {
 fn length(len: u64) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+
+    use super::*;
+
+    type Rx = SocketRx<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
+
+    /// A client's receiving half, to which a peer need not mask.
+    fn receiver() -> (DuplexStream, Rx) {
+        let (peer, ours) = duplex(1 << 20);
+        let (read, write) = split(ours);
+        let outlet = Arc::new(Outlet::new(write, Role::Client));
+        let rx = SocketRx::new(read, Bytes::new(), outlet, Role::Client, 0x00FF_FFFF);
+        (peer, rx)
+    }
+
+    /// A header of a binary message, or of a part of one.
+    fn header(first: u8, len: u64) -> Vec<u8> {
+        let mut bytes = vec![first, 127];
+        bytes.extend_from_slice(&len.to_be_bytes());
+        bytes
+    }
+
+    /// What one poll brings: whether each frame was given away, and its length.
+    fn poll(rx: &mut Rx) -> Vec<(bool, usize)> {
+        let mut frames = Vec::new();
+        let _ = rx.poll_recv(&mut Context::from_waker(Waker::noop()), &mut |frame| {
+            let is_given = matches!(frame, InFrame::Shared(_));
+            frames.push((is_given, frame.as_slice().len()));
+            ControlFlow::Continue(())
+        });
+        frames
+    }
+
+    fn capacity(rx: &Rx) -> Option<usize> {
+        rx.message.as_ref().map(|message| message.bytes.capacity())
+    }
+
+    // [C012]
+    #[tokio::test]
+    async fn a_peer_that_announces_a_long_message_pays_for_it_first() {
+        for first in [0x82, 0x02] {
+            let (mut peer, mut rx) = receiver();
+            peer.write_all(&header(first, 0x00FF_FFFF)).await.unwrap();
+            assert!(poll(&mut rx).is_empty());
+            assert_eq!(capacity(&rx), Some(FIRST_STEP), "for a header alone");
+
+            let mut sent = 0;
+            while sent < 0x00FF_FFFF {
+                let n = 100_000.min(0x00FF_FFFF - sent);
+                peer.write_all(&vec![1; n]).await.unwrap();
+                sent += n;
+                while poll(&mut rx).is_empty() && rx.message.is_some() {
+                    let held = capacity(&rx).unwrap();
+                    assert!(held <= FIRST_STEP.max(2 * sent), "{held} for {sent} bytes");
+                    if rx.message.as_ref().unwrap().bytes.len() == sent {
+                        break;
+                    }
+                    // Else tokio lets this task read nothing more.
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn short_frames_are_lent_and_long_ones_given_away() {
+        let (mut peer, mut rx) = receiver();
+        let lens = [0, 10, GIVEN_FROM - 1, GIVEN_FROM, BUFFERED_MAX];
+        for len in lens {
+            let mut bytes = Vec::new();
+            Header::put(OpCode::Binary, None, len, &mut bytes);
+            bytes.resize(bytes.len() + len, 7);
+            peer.write_all(&bytes).await.unwrap();
+        }
+        let frames = poll(&mut rx);
+        assert_eq!(
+            frames,
+            lens.map(|len| (len >= GIVEN_FROM, len)),
+            "in one poll"
+        );
+    }
+
+    #[tokio::test]
+    async fn parts_leave_no_more_memory_than_they_came_to() {
+        let (mut peer, mut rx) = receiver();
+        for n in 0..50 {
+            let first = match n {
+                0 => 0x02,
+                49 => 0x80,
+                _ => 0x00,
+            };
+            let mut part = vec![first, 126, 0x03, 0xE8];
+            part.resize(4 + 1000, n);
+            peer.write_all(&part).await.unwrap();
+        }
+        let mut given = None;
+        let _ = rx.poll_recv(&mut Context::from_waker(Waker::noop()), &mut |frame| {
+            if let InFrame::Shared(frame) = frame {
+                given = Some(frame);
+            }
+            ControlFlow::Continue(())
+        });
+        let frame = Vec::from(given.unwrap());
+        assert_eq!((frame.len(), frame.capacity()), (50_000, 50_000));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_pings_lets_other_tasks_run() {
+        let (mut peer, mut rx) = receiver();
+        // Read in pieces of a buffer each, of which there are more than one poll
+        // looks at.
+        peer.write_all(&[0x89, 0].repeat(500_000)).await.unwrap();
+        assert!(poll(&mut rx).is_empty());
+        peer.write_all(&[0x82, 1, 9]).await.unwrap();
+        let mut polls = 1;
+        while poll(&mut rx).is_empty() {
+            polls += 1;
+            assert!(polls < 10, "it does not get through");
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_is_freed_at_the_end() {
+        let (mut peer, mut rx) = receiver();
+        peer.write_all(&[0x88, 0]).await.unwrap();
+        assert!(poll(&mut rx).is_empty());
+        assert!(matches!(rx.state, State::Ended));
+        assert!(rx.buffer.is_empty());
+    }
+}
