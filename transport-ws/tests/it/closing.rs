@@ -95,7 +95,9 @@ async fn closing_says_1000_once_and_what_was_queued_goes_before() {
     );
     assert_eq!(closing_frame(&mut peer).await, (1000, String::new()));
 
-    // The peer may still have something to say before it closes as well.
+    // The peer may still have something to say before it closes as well; but it
+    // gets no more answers.
+    put(&mut peer, &masked(FIN | PING, b"alive?")).await;
     put(&mut peer, &masked(FIN | BINARY, b"too late")).await;
     put(&mut peer, &masked(FIN | CLOSE, &close_payload(1000, ""))).await;
     assert_eq!(recv(&mut *rx, 9).await.unwrap(), [b"too late"]);
