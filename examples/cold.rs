@@ -98,7 +98,7 @@ async fn serve(args: &Args) -> Result<()> {
         .on_request_stream(|request| {
             let end = request.data_utf8().and_then(|n| n.parse().ok());
             stream::iter(0..end.unwrap_or(0)).then(|n: u64| async move {
-                if n % 8 == 0 {
+                if n.is_multiple_of(8) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Ok(Payload::new(n.to_string()))
@@ -132,11 +132,9 @@ fn note(
     let payload = payload?;
     let text = payload.data_utf8().unwrap_or_default();
     let mut journal = journal.lock().map_err(Failure::application)?;
-    let journal = journal
-        .as_mut()
-        .map_err(|error| Failure::application(error))?;
+    let journal = journal.as_mut().map_err(Failure::application)?;
     journal.write(text).map_err(Failure::application)?;
-    let is_tenth = text.parse::<u64>().is_ok_and(|n| n % 10 == 0);
+    let is_tenth = text.parse::<u64>().is_ok_and(|n| n.is_multiple_of(10));
     Ok(is_tenth.then_some(payload))
 }
 
@@ -249,7 +247,7 @@ async fn send(sink: Option<PayloadSink>, items: u64) -> Result<()> {
             break;
         }
         sink.send(next.to_string()).await?;
-        if next % 8 == 0 {
+        if next.is_multiple_of(8) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

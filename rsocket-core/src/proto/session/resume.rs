@@ -99,6 +99,7 @@ impl Session {
             }
             return Err(no(what)); // [C293]
         }
+        self.touch(); // The log has room again.
         self.drop_control();
         self.on_resumed(now);
         Ok(())
