@@ -120,7 +120,7 @@ impl Session {
         }
     }
 
-    /// The same data, our own position [C103, C104].
+    /// The same data, our own position \[C103, C104].
     pub(super) fn answer_keepalive(&mut self, data: &[u8]) {
         let answer = Frame::Keepalive(frame::Keepalive {
             respond: false,

@@ -276,7 +276,7 @@ impl Session {
         }
     }
 
-    /// What to tell the peer of what was received: 0 without resumption [C106].
+    /// What to tell the peer of what was received: 0 without resumption \[C106].
     pub(super) fn position(&mut self) -> Position {
         match &mut self.resume {
             Some(resume) => resume.tell(),
