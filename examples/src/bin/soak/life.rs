@@ -23,9 +23,13 @@ pub(crate) struct Features {
     pub(crate) lease: bool,
 }
 
+/// What sessions outlive a lost link by: a client that ends while it has none
+/// cannot say so, and its server waits for so long.
+pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A server that takes all kinds of clients.
 pub(crate) fn server(features: Features, fragment: Option<usize>) -> Server {
-    let mut server = Server::new().resume(Resume::new());
+    let mut server = Server::new().resume(Resume::new().session_timeout(SESSION_TIMEOUT));
     if let Some(len) = fragment {
         server = server.fragment(len);
     }
@@ -154,7 +158,7 @@ async fn life(
         .setup(plan.encode())
         .responder(Service(Arc::clone(&side)));
     if resumes {
-        client = client.resume(Resume::new());
+        client = client.resume(Resume::new().session_timeout(SESSION_TIMEOUT));
         tally.one(Count::Sessions);
     }
     if random.once_in(3) {

@@ -319,10 +319,10 @@ fn show(sample: &Sample, last: Option<&Sample>, seconds: f64, counts: &Counts) {
 async fn at_rest(before: Sample, ran: f64, wrong: &mut Vec<String>) -> Sample {
     /// What tables that grew keep, and the allocator's and the runtime's own.
     const KEPT: u64 = 1 << 20;
-    let looks = 500;
+    let until = Instant::now() + 2 * life::SESSION_TIMEOUT;
     let mut sample = Sample::take(ran, heap(), 0);
-    for _ in 0..looks {
-        // Servers hear of an end a moment after it.
+    while Instant::now() < until {
+        // Servers hear of an end a moment after it, or have to wait for it.
         let none = sample.tasks <= before.tasks && sample.descriptors <= before.descriptors;
         if none && sample.heap <= before.heap + KEPT {
             return sample;

@@ -289,8 +289,11 @@ async fn one(side: &Side, peer: &Requester, random: &mut Random) -> bool {
         Ok(Err(Trouble::Wrong(what))) => side.tally.fault(format!("{name}: {what}")),
         Err(_) if cancels => side.tally.one(Count::Cancelled),
         Err(_) => {
-            let state = peer.stats();
-            let what = format!("{name} {order:?} hangs for {PATIENCE:?}; {state:?}");
+            let what = format!(
+                "{name} {order:?} hangs for {PATIENCE:?}; {peer:?}; {:?}; {:?}",
+                peer.stats(),
+                peer.lease(),
+            );
             side.tally.fault(what);
         }
     }
