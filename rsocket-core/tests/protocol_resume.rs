@@ -749,6 +749,34 @@ fn an_answer_that_crossed_what_was_sent_does_not_keep_us_from_asking() {
     }
 }
 
+// [C300] [C306]
+#[test]
+fn answers_that_are_late_do_not_count_against_a_peer_that_confirms() {
+    let mut peer = client_with(tight(100));
+    let mut sent = 0;
+    for _ in 0..20 {
+        // Questions pile up on their way, and each answer is of its time.
+        peer.open(FireAndForget, &"x".repeat(150));
+        let mut asked = peer
+            .heard()
+            .iter()
+            .filter(|text| *text == "KEEPALIVE R")
+            .count();
+        for _ in 0..20 {
+            peer.pass(Duration::from_secs(20));
+            asked += peer.ask("EXT I type=1").len();
+        }
+        assert_eq!(asked, 21);
+        for _ in 0..20 {
+            peer.say(&format!("KEEPALIVE p={sent}"));
+            assert!(!peer.session.is_closed());
+        }
+        sent += 156;
+        peer.say(&format!("KEEPALIVE p={sent}"));
+        assert_eq!(peer.session.stats().resume_len, 0);
+    }
+}
+
 // [C304] [C164]
 #[test]
 fn pushes_under_way_are_lost_with_the_link_and_those_that_wait_are_not() {

@@ -894,7 +894,9 @@ impl World {
                 // Whoever closes in good order gets what it asked for before.
                 let closer = matches!(self.fate, Fate::Cuts { close } if close == Some(side));
                 assert!(!(closer && requester), "script {index} was cut off");
-                assert!(!matches!(self.fate, Fate::Cuts { close: None }));
+                let reason = end.session.close_reason();
+                let held = !matches!(self.fate, Fate::Cuts { close: None });
+                assert!(held, "script {index}: {reason:?}");
             }
             Take::Failed(error) => panic!("script {index}: {error:?}"),
         }
@@ -1085,8 +1087,12 @@ impl World {
                     assert!(reason.is_graceful(), "side {side}: {reason}");
                 }
                 Fate::Cuts { close: Some(_) } => {
-                    let gone = self.links.lost_goodbye();
-                    let graceful = reason.is_graceful() || refused || (side == 1 && gone);
+                    let gone = match reason {
+                        // The server closed it while it had no link.
+                        CloseReason::ResumeRefused(_) => side == 0,
+                        _ => side == 1 && self.links.lost_goodbye(),
+                    };
+                    let graceful = reason.is_graceful() || refused || gone;
                     assert!(graceful, "side {side}: {reason}");
                 }
                 Fate::Abort(_) | Fate::Loss => {}

@@ -116,6 +116,8 @@ pub(super) struct Resumption {
     pub(super) asked_to_confirm: bool,
     /// What had been sent when it was asked last.
     asked_at: u64,
+    /// KEEPALIVEs on this link that ask for an answer and did not get it yet.
+    pub(super) unanswered: u32,
     /// Answers to KEEPALIVE in a row that confirmed nothing while the log was
     /// full.
     idle_confirmations: u32,
@@ -150,9 +152,8 @@ impl Resumption {
     const CONFIRM_LEN: u64 = 64 << 10;
 
     /// A peer that answers so many KEEPALIVEs and confirms nothing, although the
-    /// log is full, will never confirm. One or two may have crossed with what
-    /// fills it. KEEPALIVEs of its own do not count: it may send many while one
-    /// long frame is on its way to it.
+    /// log is full, will never confirm. KEEPALIVEs of its own do not count: it may
+    /// send many while one long frame is on its way to it.
     const MAX_IDLE_CONFIRMATIONS: u32 = 8;
 
     /// Refusals with a code that does not say "never", after which it is
@@ -193,6 +194,7 @@ impl Resumption {
             first_words_wait: false,
             asked_to_confirm: false,
             asked_at: 0,
+            unanswered: 0,
             idle_confirmations: 0,
             refusals: 0,
             unaccepted: None,
@@ -382,6 +384,7 @@ impl Resumption {
         self.idle_confirmations = 0;
         self.asked_to_confirm = false;
         self.asked_at = 0;
+        self.unanswered = 0;
         self.log.start_replay();
     }
 
@@ -414,20 +417,21 @@ impl Resumption {
         let before = self.log.first();
         // Positions that make no sense are not trusted, and harm nobody.
         let _ = self.log.confirm(position);
+        self.unanswered = self.unanswered.saturating_sub(u32::from(is_answer));
         if self.log.first() > before {
             self.asked_to_confirm = false;
             self.idle_confirmations = 0;
-        } else if is_answer && self.is_full(max_resume_len) && self.log.sent_len() == self.log.len()
-        {
+        } else if is_answer && self.unanswered == 0 {
+            // The answer to the last question, which covers all that was sent
+            // before it; those to earlier ones say nothing.
             self.asked_to_confirm = false;
-            self.idle_confirmations += 1;
+            if self.is_full(max_resume_len) && self.log.sent_len() == self.log.len() {
+                self.idle_confirmations += 1;
+            }
             if self.idle_confirmations >= Self::MAX_IDLE_CONFIRMATIONS {
                 let limit = max_resume_len;
                 return Err(CloseReason::ResumeLogFull { limit });
             }
-        } else if is_answer {
-            // Nothing was new when the peer was asked.
-            self.asked_to_confirm = false;
         }
         Ok(())
     }

@@ -337,7 +337,12 @@ impl Session {
                 lease.on_sent();
                 self.effects.stats.leases_sent += 1;
             }
-            self.effects.pop_control();
+            let sent = self.effects.pop_control();
+            if let Some(resume) = &mut self.resume
+                && sent.is_some_and(|control| control.cause == Cause::Keepalive)
+            {
+                resume.unanswered += 1;
+            }
         }
         self.effects.stats.frames_sent += 1;
         self.finish_drain();
