@@ -421,6 +421,7 @@ fn a_client_that_has_asked_may_end_the_session_instead() {
     peer.hang_up();
     peer.new_link();
     assert_eq!(peer.heard(), ["RESUME v=1.0 token=tok p=0 q=0"]);
+    peer.session.metadata_push(b"too late").unwrap();
     peer.session.abort();
     assert_eq!(peer.heard(), ["ERROR CONNECTION_ERROR"]);
     assert_eq!(peer.ask("RESUME_OK p=0"), NOTHING);

@@ -316,6 +316,12 @@ impl Session {
         if !is_free && !has_last_words {
             return Ok(Progress::Idle);
         }
+        while has_last_words
+            && let Some(control) = self.effects.control.front()
+            && control.cause != Cause::Once
+        {
+            self.effects.pop_control();
+        }
         if !self.effects.control.is_empty() {
             return self.transmit_control(send);
         }

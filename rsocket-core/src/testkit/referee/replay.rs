@@ -93,7 +93,8 @@ impl Replay {
         first: bool,
         shown: &str,
     ) -> bool {
-        assert!(!self.awaits_answer, "after RESUME: {shown}");
+        let is_last_word = matches!(frame, Frame::Error(error) if error.stream_id.is_none());
+        assert!(!self.awaits_answer || is_last_word, "after RESUME: {shown}");
         match frame {
             Frame::Setup(_) => {
                 assert!(self.unknown, "the server knows the session: {shown}");
