@@ -16,6 +16,7 @@ mod resume;
 mod saving;
 mod serve;
 mod task;
+mod way_back;
 
 use std::{
     fmt,

@@ -10,24 +10,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::{
     Dispatcher, Inner, Redial, Sessions, Shared,
     dispatch::{Answer, InPlace},
     now,
-    resume::{Claim, Claimed, Loading, NewLink, Reserved},
-    saving::{Saved, Saving},
+    resume::{Claim, Loading, NewLink},
+    saving::Saving,
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
+    way_back::WayBack,
 };
 use crate::{
-    Failure, LeasePolicy, PayloadStream, RestoreError,
+    Failure, LeasePolicy, PayloadStream,
     error::CloseReason,
-    frame::{ErrorCode, Interaction},
-    proto::{Event, RestoredStream, ResumeRequest, Setup, Side, StreamKey},
+    frame::Interaction,
+    proto::{Event, RestoredStream, ResumeRequest, Setup, StreamKey},
     resume::ResumeStore,
     transport::{FrameRx, InFrame, Limits as LinkLimits, Received},
 };
-use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// Decides about a SETUP: the responder for this client, or why not.
 /// Of a session of an earlier process: with the streams that were open.
@@ -38,74 +40,55 @@ pub(crate) type Accepting = Pin<Box<dyn Future<Output = Result<Dispatcher, Failu
 pub(crate) struct Driver {
     pub(super) shared: Arc<Shared>,
     /// `None` while a session waits for another link.
-    rx: Option<Box<dyn FrameRx>>,
+    pub(super) rx: Option<Box<dyn FrameRx>>,
     /// What the link takes and gives.
-    limits: LinkLimits,
-    back: WayBack,
+    pub(super) limits: LinkLimits,
+    pub(super) back: WayBack,
     /// Of a session that outlives the process.
-    saving: Option<Saving>,
+    pub(super) saving: Option<Saving>,
     /// A place among the server's connections, while there is a link.
-    place: Option<OwnedSemaphorePermit>,
+    pub(super) place: Option<OwnedSemaphorePermit>,
     /// Serves requests: a client from the start, a server once it accepted.
-    dispatcher: Option<Dispatcher>,
-    acceptor: Option<Acceptor>,
-    accepting: Option<Accepting>,
+    pub(super) dispatcher: Option<Dispatcher>,
+    pub(super) acceptor: Option<Acceptor>,
+    pub(super) accepting: Option<Accepting>,
     /// Decides what the peer may ask for, where leases were agreed on.
     pub(super) lease_policy: Option<Box<dyn LeasePolicy>>,
     /// A session of an earlier process that was asked for.
-    loading: Option<(ResumeRequest, Claim, Loading)>,
+    pub(super) loading: Option<(ResumeRequest, Claim, Loading)>,
     /// Events taken from the session and not dispatched for want of room.
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
     /// Answers of handlers that were ready at once, given to the session
     /// together.
-    answers: Vec<(StreamKey, Answer)>,
-    wakes: Vec<Waker>,
-    timer: Pin<Box<tokio::time::Sleep>>,
-    armed: Option<Instant>,
+    pub(super) answers: Vec<(StreamKey, Answer)>,
+    pub(super) wakes: Vec<Waker>,
+    pub(super) timer: Pin<Box<tokio::time::Sleep>>,
+    pub(super) armed: Option<Instant>,
     /// Whether the timer was polled since it was set, with our waker.
-    timer_knows_us: bool,
+    pub(super) timer_knows_us: bool,
     /// What the session said when last asked: whether there was room for
     /// answers, whether it has more events, whether to read on, whether frames
     /// wait for a flush, and when it wants to be called. Whoever changes these
     /// calls the driver.
     pub(super) room: bool,
     pub(super) events_left: bool,
-    wants_input: bool,
+    pub(super) wants_input: bool,
     pub(super) wants_flush: bool,
     pub(super) deadline: Option<Instant>,
-    needs_link: bool,
+    pub(super) needs_link: bool,
     /// The receiving half has nothing more to give.
-    link_ended: bool,
+    pub(super) link_ended: bool,
     /// A flush was asked for and waits for one more turn.
-    flush_yielded: bool,
-    ending: Option<Ending>,
-}
-
-/// What a session that lost its link does about it.
-enum WayBack {
-    /// It ends.
-    None,
-    /// A client's: connects again.
-    Redial {
-        redial: Redial,
-        /// As the session counted them when it last lost its link.
-        resumptions: u64,
-    },
-    /// A server's: waits to be asked for.
-    Await {
-        sessions: Arc<Sessions>,
-        reserved: Option<Reserved>,
-        /// Its place among the sessions without a link.
-        suspended: Option<OwnedSemaphorePermit>,
-    },
+    pub(super) flush_yielded: bool,
+    pub(super) ending: Option<Ending>,
 }
 
 /// The last steps of a connection.
-struct Ending {
-    reason: CloseReason,
+pub(super) struct Ending {
+    pub(super) reason: CloseReason,
     /// All frames are out, and the peer was told that no more will come.
-    tx_closed: bool,
-    until: Instant,
+    pub(super) tx_closed: bool,
+    pub(super) until: Instant,
 }
 
 /// Whether the link may have more to read.
@@ -246,7 +229,7 @@ impl Driver {
 
     /// Takes from the session what is to be done without the lock.
     #[inline]
-    fn collect(&mut self, inner: &mut Inner) {
+    pub(super) fn collect(&mut self, inner: &mut Inner) {
         self.needs_link = inner.session.needs_link();
         if self.needs_link && self.rx.is_some() {
             self.part_with_link(inner);
@@ -429,281 +412,6 @@ impl Driver {
         // Of finished requests it may come that it is time to grant more.
         self.events_left = inner.session.has_events();
         self.wants_flush = inner.wants_flush();
-    }
-
-    fn on_setup(&mut self, setup: Setup) {
-        if let (
-            Some(token),
-            WayBack::Await {
-                sessions, reserved, ..
-            },
-        ) = (&setup.resume_token, &mut self.back)
-        {
-            *reserved = sessions.reserve(token.clone(), &self.shared);
-            if reserved.is_none() {
-                let failure = Failure::from_wire(
-                    ErrorCode::REJECTED_SETUP,
-                    "the resume token is in use".to_owned(),
-                );
-                self.shared.with(|inner| inner.session.refuse(&failure));
-                return;
-            }
-        }
-        if let Some(acceptor) = self.acceptor.take() {
-            self.accepting = Some(acceptor(setup, None));
-        }
-    }
-
-    /// Gives the link to the session that was asked for.
-    fn hand_over(&mut self, request: &ResumeRequest) {
-        let found = match &self.back {
-            WayBack::Await { sessions, .. } => match sessions.find(&request.token) {
-                Some(session) => Some(session),
-                None => match sessions.claim(&request.token) {
-                    Claimed::Yes(claim) => {
-                        let loading = claim.load();
-                        self.loading = loading.map(|loading| (request.clone(), claim, loading));
-                        return;
-                    }
-                    Claimed::Later => {
-                        // Without an answer: the client asks again.
-                        self.shared
-                            .with(|inner| inner.session.end(CloseReason::Local));
-                        return;
-                    }
-                    Claimed::Unknown => None,
-                },
-            },
-            WayBack::None | WayBack::Redial { .. } => None,
-        };
-        let mut failure = Failure::from_wire(
-            ErrorCode::REJECTED_RESUME,
-            "there is no such session".to_owned(), // [C291]
-        );
-        if let Some(session) = found
-            && let Some(rx) = self.rx.take()
-            && let Some(tx) = self.shared.with(|inner| inner.tx.take())
-        {
-            let place = self.place.take();
-            match session.adopt(tx, NewLink { rx, place }, request, self.limits) {
-                Ok(()) => {
-                    self.shared.with(|inner| inner.session.hand_over());
-                    self.ending = Some(Ending {
-                        reason: CloseReason::Local,
-                        tx_closed: true,
-                        until: now(),
-                    });
-                    return;
-                }
-                Err(kept) => {
-                    let (tx, new, why) = *kept;
-                    self.shared.with(|inner| inner.attach(tx));
-                    self.rx = Some(new.rx);
-                    self.place = new.place;
-                    if session.is_left_to_store() {
-                        // Without an answer: when the client asks again the
-                        // session may be read.
-                        self.shared
-                            .with(|inner| inner.session.end(CloseReason::Local));
-                        return;
-                    }
-                    failure = why;
-                }
-            }
-        }
-        self.shared.with(|inner| inner.session.refuse(&failure));
-    }
-
-    /// Goes on with a session of an earlier process, once it was read.
-    fn restore(&mut self, cx: &mut Context<'_>) {
-        let Some((_, _, loading)) = &mut self.loading else {
-            return;
-        };
-        let Poll::Ready(rows) = loading.as_mut().poll(cx) else {
-            return;
-        };
-        let Some((request, claim, _)) = self.loading.take() else {
-            return;
-        };
-        let restored = rows.and_then(|rows| Ok(claim.restore(rows)?));
-        let no = |message| Failure::from_wire(ErrorCode::REJECTED_RESUME, String::from(message));
-        let shared = Arc::clone(&self.shared);
-        let mut inner = shared.lock();
-        let refusal = match restored {
-            Err(error @ (RestoreError::Unknown | RestoreError::Damaged(_))) => {
-                tracing::error!(%error, "a stored session cannot be gone on with");
-                no("the session is lost")
-            }
-            Err(error) => {
-                // Perhaps later, or in another process: the client asks again.
-                tracing::warn!(%error, "a stored session cannot be read");
-                inner.session.end(CloseReason::Local);
-                self.collect(&mut inner);
-                cx.waker().wake_by_ref();
-                return;
-            }
-            Ok(_) if inner.session.is_closed() => return, // Too late.
-            Ok(restored) if restored.session.side() != Side::Server => {
-                no("there is no such session")
-            }
-            Ok(mut restored) => {
-                let session = &mut restored.session;
-                match session.accept_resume(now(), &request, self.limits) {
-                    Err(failure) => {
-                        if session.is_closed() {
-                            claim.discard(); // It never fits.
-                        }
-                        failure
-                    }
-                    Ok(()) => {
-                        inner.session = restored.session;
-                        inner.pump();
-                        self.collect(&mut inner);
-                        drop(inner);
-                        if let (Some(saving), Some(acceptor)) =
-                            (&mut self.saving, self.acceptor.take())
-                        {
-                            saving.is_stored_as(request.token);
-                            let streams = Some(restored.streams);
-                            self.accepting = Some(acceptor(restored.setup, streams));
-                        }
-                        if let WayBack::Await { reserved, .. } = &mut self.back {
-                            *reserved = claim.take(&self.shared);
-                        }
-                        self.wants_flush = true;
-                        cx.waker().wake_by_ref();
-                        return;
-                    }
-                }
-            }
-        };
-        inner.session.refuse(&refusal);
-        inner.pump();
-        self.collect(&mut inner);
-        cx.waker().wake_by_ref();
-    }
-
-    /// The link is gone and the session stays.
-    fn part_with_link(&mut self, inner: &mut Inner) {
-        self.rx = None;
-        self.link_ended = false;
-        self.place = None;
-        inner.detach();
-        match &mut self.back {
-            WayBack::Redial {
-                redial,
-                resumptions,
-            } => {
-                let now = inner.session.stats().resumptions;
-                if std::mem::replace(resumptions, now) != now {
-                    redial.reset();
-                }
-            }
-            WayBack::Await {
-                sessions,
-                suspended,
-                ..
-            } => {
-                *suspended = sessions.suspend();
-                if suspended.is_none() {
-                    tracing::warn!("max_suspended sessions wait for their clients, ending one");
-                    self.give_up(inner);
-                }
-            }
-            WayBack::None => self.give_up(inner),
-        }
-    }
-
-    /// There will be no other link.
-    fn give_up(&mut self, inner: &mut Inner) {
-        let cause = inner.session.lost_for().cloned();
-        let cause = Box::new(cause.unwrap_or(CloseReason::Local));
-        inner.session.end(CloseReason::NotResumed { cause });
-        self.needs_link = false;
-    }
-
-    /// Looks for another link.
-    fn redial(&mut self, cx: &mut Context<'_>, now: Instant) {
-        let WayBack::Redial { redial, .. } = &mut self.back else {
-            return;
-        };
-        let Poll::Ready(link) = redial.poll(cx) else {
-            return;
-        };
-        let shared = Arc::clone(&self.shared);
-        let mut inner = shared.lock();
-        match link {
-            Some(link) => {
-                let limits = link.limits();
-                let (tx, rx) = link.split();
-                inner.attach(tx);
-                self.rx = Some(rx);
-                inner.session.resume(now, limits);
-                inner.pump();
-                inner.flush();
-            }
-            None => self.give_up(&mut inner),
-        }
-        self.collect(&mut inner);
-        drop(inner);
-        // What came of it has its turn.
-        cx.waker().wake_by_ref();
-    }
-
-    /// Notes what was stored, and has the next batch stored. True when frames
-    /// may go out for it.
-    fn save(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(saving) = &mut self.saving else {
-            return false;
-        };
-        let mut stored = false;
-        let shared = Arc::clone(&self.shared);
-        let mut inner = shared.lock();
-        loop {
-            match saving.poll_committed(cx) {
-                Poll::Ready(Saved::Yes(seq)) => {
-                    inner.session.committed(seq);
-                    inner.pump();
-                    stored = true;
-                }
-                Poll::Ready(Saved::No(error)) => inner.session.end(CloseReason::Store(error)),
-                Poll::Ready(Saved::Abandoned) => inner.session.end(CloseReason::Detached),
-                Poll::Pending if saving.is_busy() => break,
-                Poll::Pending => {}
-            }
-            if inner.session.is_closed() {
-                break;
-            }
-            let checkpoint = inner.session.checkpoint();
-            let detach = inner.detach && inner.session.is_durable();
-            let nothing = checkpoint.is_none();
-            if let Some((seq, batch)) = checkpoint
-                && let Some(token) = inner.session.resume_token()
-            {
-                saving.commit(token, seq, batch);
-                if let WayBack::Await {
-                    reserved: Some(reserved),
-                    ..
-                } = &mut self.back
-                {
-                    reserved.set_stored(true);
-                }
-            }
-            if detach {
-                saving.keep();
-                inner.session.end(CloseReason::Detached);
-                break;
-            }
-            if nothing {
-                break;
-            }
-        }
-        let ended = inner.session.is_closed() && inner.session.has_events();
-        self.collect(&mut inner);
-        if ended || self.needs_link {
-            cx.waker().wake_by_ref();
-        }
-        stored
     }
 
     fn wake_all(&mut self) {
