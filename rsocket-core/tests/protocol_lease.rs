@@ -191,6 +191,16 @@ fn a_client_may_give_up_a_server_that_never_grants() {
     assert!(!peer.session.is_closed());
 }
 
+// [C005]
+#[test]
+fn a_connection_that_is_over_does_not_complain_about_leases() {
+    let mut peer = client(leases_with(|lease| lease.first_within = Some(ms(300))));
+    peer.heard();
+    assert_eq!(peer.ask("EXT type=5"), ["ERROR CONNECTION_ERROR"]);
+    peer.pass(ms(1_000));
+    assert_eq!(peer.heard(), NOTHING);
+}
+
 // [C204]
 #[test]
 fn a_missing_lease_is_nothing_unexpected() {
