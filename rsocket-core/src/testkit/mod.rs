@@ -6,6 +6,7 @@
 //!   transport, conversation by conversation.
 //! - [`Chaos`]: links that hesitate and break, from a seed.
 //! - [`Peer`]: one session of the protocol, spoken to frame by frame.
+//! - [`Torment`]: one session, given any frames and any calls.
 //! - [`live_through`], [`live_through_cuts`]: a whole connection's life in virtual
 //!   time, from a seed; the latter over links that break.
 
@@ -19,6 +20,7 @@ mod notation;
 mod peer;
 mod random;
 mod referee;
+mod torment;
 mod world;
 
 pub use self::{
@@ -28,5 +30,6 @@ pub use self::{
     peer::{Peer, id, request},
     random::{Random, seeds},
     referee::Referee,
+    torment::Torment,
     world::{Outcome, live_through, live_through_cuts},
 };

@@ -5,16 +5,39 @@ use std::ops::RangeInclusive;
 /// The environment variable that replaces the seeds of a test by one.
 const SEED: &str = "RSOCKET_TEST_SEED";
 
-/// A stream of numbers that depends on its seed alone (SplitMix64).
+/// A stream of numbers that depends on its seed alone (SplitMix64), or on bytes
+/// of a fuzzer's choice as long as there are any.
 #[derive(Clone, Debug)]
 pub struct Random {
     state: u64,
+    /// Chosen by somebody, the next one last.
+    chosen: Vec<u8>,
+    choosing: bool,
 }
 
 impl Random {
     /// The numbers of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { state: seed }
+        Self {
+            state: seed,
+            chosen: Vec::new(),
+            choosing: false,
+        }
+    }
+
+    /// Takes decisions from `bytes`, two of them for each, so that a change of a
+    /// byte is a change of a decision.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self {
+            state: 0,
+            chosen: bytes.iter().rev().copied().collect(),
+            choosing: true,
+        }
+    }
+
+    /// All bytes were used: what comes now depends on nobody's choice.
+    pub fn is_exhausted(&self) -> bool {
+        self.choosing && self.chosen.is_empty()
     }
 
     /// The next number.
@@ -23,6 +46,18 @@ impl Random {
         let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+
+    /// A number that decides something.
+    fn decision(&mut self) -> u64 {
+        match (self.chosen.pop(), self.choosing) {
+            (Some(high), _) => {
+                let low = self.chosen.pop().unwrap_or_default();
+                u64::from(u16::from_be_bytes([high, low])) << 48 | self.number() >> 16
+            }
+            (None, true) => 0,
+            (None, false) => self.number(),
+        }
     }
 
     /// A number in `range`, each about as likely as any other.
@@ -35,7 +70,7 @@ impl Random {
         assert!(low <= high, "{low}..={high} holds no number");
         // A u128 holds the count even of the full range.
         let count = (high - low) as u128 + 1;
-        let below = (u128::from(self.number()) * count) >> 64;
+        let below = (u128::from(self.decision()) * count) >> 64;
         low + usize::try_from(below).expect("less than a usize holds")
     }
 
@@ -97,6 +132,16 @@ mod tests {
         assert_eq!(drawn.iter().max(), Some(&6));
         assert_eq!(random.within(5..=5), 5);
         let _ = random.within(0..=usize::MAX);
+    }
+
+    #[test]
+    fn chosen_bytes_decide_until_they_are_used_up() {
+        let mut random = Random::of_bytes(&[0xFF, 0xFF, 0, 0, 0x80]);
+        let drawn = [0; 3].map(|_| random.within(0..=9));
+        assert_eq!(drawn, [9, 0, 5]);
+        assert!(random.is_exhausted());
+        assert_eq!(random.within(3..=9), 3);
+        assert!(!Random::new(1).is_exhausted());
     }
 
     #[test]

@@ -40,6 +40,11 @@ pub struct Referee {
     late: u64,
     /// Of a session that can be resumed.
     replay: Option<Replay>,
+    /// Others judge what is resumed, and know what was leased.
+    is_strange: bool,
+    resumable: bool,
+    /// Nothing was said yet on a link that is not the first.
+    new_link: bool,
 }
 
 /// One stream, as far as the wire shows it.
@@ -84,6 +89,42 @@ impl Referee {
             given_any: false,
             late: 0,
             replay: None,
+            is_strange: false,
+            resumable: false,
+            new_link: false,
+        }
+    }
+
+    /// Watches a session whose peer may say anything, at any time: what it sends
+    /// again on another link is for others to judge, and requests that it may
+    /// start are those that [`leased`](Self::leased) says.
+    #[must_use]
+    pub fn of_tormented(mut self) -> Self {
+        self.is_strange = true;
+        self
+    }
+
+    /// The tormented session may outlive its link.
+    pub fn resumable(&mut self) {
+        self.resumable = true;
+    }
+
+    /// Leases were agreed on for the tormented session.
+    pub fn use_leases(&mut self) {
+        self.lease = Some(0);
+    }
+
+    /// The tormented side got another link.
+    pub fn another_link(&mut self) {
+        self.new_link = true;
+        self.leased(0);
+    }
+
+    /// From now on the tormented side may start so many requests, if leases were
+    /// agreed on.
+    pub fn leased(&mut self, requests: u32) {
+        if let Some(lease) = &mut self.lease {
+            *lease = requests;
         }
     }
 
@@ -205,6 +246,7 @@ impl Referee {
             self.keepalives_owed += u64::from(keepalive.respond);
         }
         match frame {
+            _ if self.is_strange => {}
             // A later SETUP is nothing to go by.
             Frame::Setup(setup) if !self.given_any && self.side == Side::Server => {
                 self.lease = setup.lease.then_some(0);
@@ -286,8 +328,21 @@ impl Referee {
         }
         let setup = matches!(frame, Frame::Setup(_));
         let client = self.side == Side::Client;
-        assert_eq!(setup, client && first, "SETUP is a client's first: {shown}");
+        let strange = self.is_strange;
+        let new_link = std::mem::take(&mut self.new_link);
+        let resumes = matches!(frame, Frame::Resume(_) | Frame::ResumeOk(_));
+        let begins = first || new_link;
+        assert!(!setup || (client && begins), "SETUP in the middle: {shown}");
+        assert!(setup || resumes || !(client && first), "not SETUP: {shown}");
         match frame {
+            Frame::Setup(_) if strange => {}
+            Frame::Keepalive(_) if self.resumable => {}
+            Frame::Resume(_) if strange => {
+                assert!(client && new_link, "nothing to resume: {shown}");
+            }
+            Frame::ResumeOk(_) if strange => {
+                assert!(!client && new_link, "nobody resumes: {shown}");
+            }
             Frame::Setup(setup) => self.lease = setup.lease.then_some(0),
             Frame::MetadataPush(_) => {}
             Frame::Lease(_) if self.lease.is_some() => {}
