@@ -1048,6 +1048,26 @@ fn a_client_with_nothing_left_to_do_does_not_mind_that_the_server_forgot_it() {
 
 // [C085]
 #[test]
+fn a_client_that_closes_while_it_asks_does_not_ask_again() {
+    let asked = || {
+        let mut peer = client();
+        peer.hang_up();
+        peer.new_link();
+        assert_eq!(peer.heard(), ["RESUME v=1.0 token=tok p=0 q=0"]);
+        peer.session.close(peer.now());
+        assert!(!peer.session.is_closed(), "the server is to be told");
+        peer
+    };
+    let mut peer = asked();
+    peer.say("ERROR CONNECTION_ERROR");
+    assert_eq!(ending(&mut peer), "Closed: closed by this side");
+    let mut peer = asked();
+    peer.pass(Limits::default().setup_timeout);
+    assert_eq!(ending(&mut peer), "Closed: closed by this side");
+}
+
+// [C085]
+#[test]
 fn the_drain_timeout_holds_without_a_link_too() {
     let mut peer = client();
     peer.open(RequestResponse, "x");

@@ -220,7 +220,7 @@ impl Session {
             if let Some(reason) = resume.expired(now) {
                 self.close_with(reason);
             } else if resume.poll_timeout().is_some_and(|due| now >= due) {
-                self.suspend(now, &CloseReason::SetupTimeout);
+                self.ask_again(now, CloseReason::SetupTimeout);
             }
             return;
         }

@@ -212,19 +212,29 @@ impl Session {
                 let failure = Failure::from_wire(error.code, error.message_lossy().into_owned());
                 let reason = CloseReason::ResumeRefused(failure.clone());
                 match resume.on_refused(&failure) {
-                    Refusal::TryAgain => {
-                        self.suspend(now, &reason);
-                    }
-                    Refusal::Final => self.close_with(match self.phase {
-                        // Everything was said and done, but for the goodbye.
-                        Phase::Draining(By::Us) if self.has_nothing_to_do() => CloseReason::Local,
-                        Phase::Draining(By::Peer) if self.has_nothing_to_do() => CloseReason::Peer,
-                        _ => reason,
-                    }),
+                    Refusal::TryAgain => self.ask_again(now, reason),
+                    Refusal::Final => self.give_up(reason),
                 }
             }
             _ => self.violation("the answer to RESUME must be RESUME_OK or ERROR"),
         }
+    }
+
+    /// RESUME did not get the answer it should, and is to be sent on another
+    /// link, if that is still worth it.
+    pub(super) fn ask_again(&mut self, now: Instant, reason: CloseReason) {
+        if !self.suspend(now, &reason) {
+            self.give_up(reason);
+        }
+    }
+
+    fn give_up(&mut self, reason: CloseReason) {
+        self.close_with(match self.phase {
+            // Everything was said and done, but for the goodbye.
+            Phase::Draining(By::Us) if self.has_nothing_to_do() => CloseReason::Local,
+            Phase::Draining(By::Peer) if self.has_nothing_to_do() => CloseReason::Peer,
+            _ => reason,
+        });
     }
 
     /// The peer told what it has, perhaps because it was asked.
