@@ -105,8 +105,8 @@ impl Torment {
         let leases = config.lease.is_some();
         let (side, session) = if random.once_in(2) {
             let setup = SetupOptions {
-                keepalive_interval: Millis31::new(100).expect("it is short"),
-                max_lifetime: Millis31::new(2_000).expect("it is short"),
+                keepalive_interval: const { Millis31::new(100).unwrap() },
+                max_lifetime: const { Millis31::new(2_000).unwrap() },
                 metadata_mime: String::new(),
                 data_mime: String::new(),
                 resume_token: resumes.then(|| Bytes::from_static(b"t")),
