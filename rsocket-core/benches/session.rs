@@ -21,8 +21,8 @@ use rsocket_core::{
     DemandPolicy, Payload,
     frame::Interaction,
     proto::{
-        Config, Event, LeaseConfig, LeaseGrant, Open, Progress, Session, SetupOptions, StreamKey,
-        Take,
+        Config, Event, LeaseConfig, LeaseGrant, Open, Progress, ResumeOptions, Session,
+        SetupOptions, StreamKey, Take,
     },
     transport::{InFrame, Limits},
 };
@@ -96,10 +96,30 @@ impl Pair {
         pair
     }
 
+    /// Sessions that could be resumed; they keep what they send until the other
+    /// side confirms it.
+    fn resumable() -> Self {
+        let mut pair = Self::with(Config {
+            resume: Some(ResumeOptions::default()),
+            ..Config::default()
+        });
+        // The KEEPALIVE behind SETUP came before that was accepted; the next one
+        // is answered, and shows the client that it was.
+        pair.client.handle_timeout(pair.now + Duration::from_secs(20));
+        pair.there.fill(&mut pair.client);
+        pair.there.drain(&mut pair.server, pair.now);
+        pair.back.fill(&mut pair.server);
+        pair.back.drain(&mut pair.client, pair.now);
+        pair
+    }
+
     fn with(config: Config) -> Self {
         let now = Instant::now();
         let link = Limits::default();
-        let setup = SetupOptions::default();
+        let setup = SetupOptions {
+            resume_token: config.resume.as_ref().map(|_| "token".into()),
+            ..SetupOptions::default()
+        };
         let mut pair = Self {
             client: Session::client(now, config.clone(), &setup, link),
             server: Session::server(now, config, link),
@@ -174,47 +194,68 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// Nanoseconds a request, of each of `pairs` in turn, again and again.
+fn compare(pairs: &mut [Pair], window: usize, data: &[u8]) -> Vec<Vec<f64>> {
+    let rounds = REQUESTS / window as u32;
+    let mut keys = Vec::new();
+    let mut times = vec![Vec::new(); pairs.len()];
+    for pair in &mut *pairs {
+        time(rounds, || pair.round(&mut keys, window, data));
+    }
+    for _ in 0..PAIRS {
+        for (pair, times) in pairs.iter_mut().zip(&mut times) {
+            let took = time(rounds, || pair.round(&mut keys, window, data));
+            times.push(took.as_nanos() as f64 / f64::from(rounds * window as u32));
+        }
+    }
+    times
+}
+
+/// The median of what each measurement is to the one of the same turn.
+fn ratio(these: &[f64], to: &[f64]) -> f64 {
+    median(these.iter().zip(to).map(|(a, b)| a / b).collect())
+}
+
+const PAIRS: usize = 15;
+const REQUESTS: u32 = 200_000;
+
 fn main() {
-    const PAIRS: usize = 15;
-    const REQUESTS: u32 = 200_000;
     let data = [7_u8; 32];
-    println!("request-response of 32 bytes, both sessions, one thread; median of {PAIRS}");
-    println!("the ratios: to bytes by hand, and of leases (with a clock read a step) to none");
     println!(
-        "{:>10} {:>14} {:>14} {:>8} {:>14} {:>8}",
-        "in flight", "ns a request", "bytes by hand", "ratio", "with leases", "ratio"
+        "request-response of 32 bytes, both sessions, one thread, ns a request; median of {PAIRS}"
+    );
+    println!(
+        "ratios: to bytes by hand; of leases (with a clock read a step) and of resumption to neither"
+    );
+    println!(
+        "{:>10} {:>8} {:>8} {:>6} {:>12} {:>6} {:>16} {:>6}",
+        "in flight",
+        "plain",
+        "by hand",
+        "ratio",
+        "with leases",
+        "ratio",
+        "with resumption",
+        "ratio"
     );
     for window in [1_usize, 16, 64] {
-        let mut pair = Pair::new();
-        let mut leased = Pair::leased();
-        let mut keys = Vec::new();
+        let mut pairs = [Pair::new(), Pair::leased(), Pair::resumable()];
+        let times = compare(&mut pairs, window, &data);
+        let [plain, leased, resumable] = times.try_into().unwrap();
         let (mut there, mut back) = (Vec::new(), Vec::new());
-        let rounds = REQUESTS / window as u32;
-        time(rounds, || pair.round(&mut keys, window, &data));
-        time(rounds, || leased.round(&mut keys, window, &data));
-        let (mut ours, mut hand, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut with_leases, mut lease_ratios) = (Vec::new(), Vec::new());
-        for _ in 0..PAIRS {
-            let requests = f64::from(rounds * window as u32);
-            let a =
-                time(rounds, || pair.round(&mut keys, window, &data)).as_nanos() as f64 / requests;
-            let b = time(REQUESTS, || by_hand(&mut there, &mut back, &data)).as_nanos() as f64
-                / f64::from(REQUESTS);
-            let c = time(rounds, || leased.round(&mut keys, window, &data)).as_nanos() as f64
-                / requests;
-            with_leases.push(c);
-            lease_ratios.push(c / a);
-            ours.push(a);
-            hand.push(b);
-            ratios.push(a / b);
-        }
+        let hand: Vec<f64> = (0..PAIRS)
+            .map(|_| time(REQUESTS, || by_hand(&mut there, &mut back, &data)))
+            .map(|took| took.as_nanos() as f64 / f64::from(REQUESTS))
+            .collect();
         println!(
-            "{window:>10} {:>14.1} {:>14.1} {:>8.1} {:>14.1} {:>8.2}",
-            median(ours),
-            median(hand),
-            median(ratios),
-            median(with_leases),
-            median(lease_ratios)
+            "{window:>10} {:>8.0} {:>8.1} {:>6.1} {:>12.0} {:>6.2} {:>16.0} {:>6.2}",
+            median(plain.clone()),
+            median(hand.clone()),
+            ratio(&plain, &hand),
+            median(leased.clone()),
+            ratio(&leased, &plain),
+            median(resumable.clone()),
+            ratio(&resumable, &plain),
         );
     }
 }
