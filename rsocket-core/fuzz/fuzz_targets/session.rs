@@ -13,7 +13,7 @@ use rsocket_core::testkit::{Random, Torment};
 fuzz_target!(|bytes: &[u8]| {
     let mut torment = Torment::new(Random::of_bytes(bytes), Instant::now());
     if std::env::var_os("RSOCKET_FUZZ_LOG").is_some() {
-        torment = torment.logged();
+        torment = torment.aloud();
     }
     torment.run(bytes.len());
     torment.end();

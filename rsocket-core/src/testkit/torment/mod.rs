@@ -47,13 +47,34 @@ pub struct Torment {
     uses_lease: bool,
     /// The end of the lease that the session was given.
     lease_until: Option<Instant>,
-    /// What was said, to be shown if the test fails.
-    log: Option<Vec<String>>,
+    log: Log,
+}
+
+/// What was said.
+#[derive(Debug)]
+enum Log {
+    Silent,
+    /// To be shown if the test fails.
+    Kept(Vec<String>),
+    /// Shown at once: a fuzzer ends the process in a panic.
+    Aloud,
+}
+
+impl Log {
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        match self {
+            Self::Silent => {}
+            Self::Kept(lines) => lines.push(line()),
+            Self::Aloud => eprintln!("{}", line()),
+        }
+    }
 }
 
 impl Drop for Torment {
     fn drop(&mut self) {
-        if let Some(log) = self.log.as_ref().filter(|_| std::thread::panicking()) {
+        if let Log::Kept(log) = &self.log
+            && std::thread::panicking()
+        {
             let last = log.len().saturating_sub(60);
             eprintln!("{}", log.get(last..).unwrap_or_default().join("\n"));
         }
@@ -130,7 +151,7 @@ impl Torment {
             is_detour: false,
             uses_lease: false,
             lease_until: None,
-            log: None,
+            log: Log::Silent,
         };
         if side == Side::Client {
             torment.agree(resumes, leases);
@@ -141,14 +162,15 @@ impl Torment {
     /// Keeps what is said, and shows the end of it in a panic.
     #[must_use]
     pub fn logged(mut self) -> Self {
-        self.log = Some(Vec::new());
+        self.log = Log::Kept(Vec::new());
         self
     }
 
-    fn note(&mut self, line: impl FnOnce() -> String) {
-        if let Some(log) = &mut self.log {
-            log.push(line());
-        }
+    /// Shows on stderr what is said, as it is said.
+    #[must_use]
+    pub fn aloud(mut self) -> Self {
+        self.log = Log::Aloud;
+        self
     }
 
     /// What SETUP has agreed on.
@@ -237,7 +259,7 @@ impl Torment {
             return;
         }
         self.asked &= !self.session.is_closed();
-        self.note(|| format!("> {}", text(bytes)));
+        self.log.note(|| format!("> {}", text(bytes)));
         let whole = if self.random.once_in(2) {
             InFrame::Shared(Bytes::copy_from_slice(bytes))
         } else {
@@ -425,7 +447,6 @@ impl Torment {
     fn transmit_one(&mut self, blocked: bool, fails: bool) -> Result<Progress, ()> {
         self.session.tell_time(self.now);
         let (referee, log, wire) = (&mut self.referee, &mut self.log, &mut self.wire);
-        let asked = &mut self.asked;
         self.session.transmit(|frame| {
             if fails {
                 return Poll::Ready(Err(()));
@@ -434,10 +455,7 @@ impl Torment {
                 return Poll::Pending;
             }
             let bytes = frame.to_vec();
-            if let Some(log) = log {
-                log.push(format!("< {}", text(&bytes)));
-            }
-            *asked |= matches!(Frame::decode(&bytes), Ok(Frame::Resume(_)));
+            log.note(|| format!("< {}", text(&bytes)));
             // What is sent again was judged when it was sent first.
             let is_new = wire.as_mut().is_none_or(|wire| wire.sent(&bytes));
             if is_new {
@@ -450,7 +468,7 @@ impl Torment {
     // ----- links ----------------------------------------------------------------
 
     fn lose_link(&mut self) {
-        self.note(|| "-- the link is lost".to_owned());
+        self.log.note(|| "-- the link is lost".to_owned());
         self.session.handle_disconnect(self.now, CloseReason::Peer);
         self.lost_link();
     }
@@ -478,7 +496,7 @@ impl Torment {
     }
 
     fn resume_client(&mut self) {
-        self.note(|| "-- a new link".to_owned());
+        self.log.note(|| "-- a new link".to_owned());
         self.session.resume(self.now, self.link);
         self.referee.another_link();
         self.lease_until = None;
@@ -487,6 +505,8 @@ impl Torment {
         let progress = self.transmit_one(false, false);
         assert_eq!(progress, Ok(Progress::Sent), "RESUME or SETUP");
         assert_eq!(self.session.stats().frames_sent, sent + 1);
+        // One that starts again from SETUP awaits no answer.
+        self.asked = self.wire.as_mut().is_some_and(Wire::has_asked);
     }
 
     fn resume_server(&mut self) {
@@ -503,7 +523,7 @@ impl Torment {
             last_received_server: position(last),
             first_available_client: position(first),
         };
-        self.note(|| format!("-- RESUME p={last} q={first}"));
+        self.log.note(|| format!("-- RESUME p={last} q={first}"));
         let was_over = self.session.is_closed();
         let had_link = !self.session.needs_link();
         let accepted = self.session.accept_resume(self.now, &request, self.link);
@@ -711,7 +731,9 @@ impl Torment {
             "{} bytes to resume",
             stats.resume_len
         );
-        if let Some(at) = self.session.poll_timeout().filter(|_| !self.uses_lease) {
+        // A server waits for as long as SETUP says, and both do what leases say.
+        let knows_all = self.session.side() == Side::Client && !self.uses_lease;
+        if let Some(at) = self.session.poll_timeout().filter(|_| knows_all) {
             assert!(at < self.now + Duration::from_secs(60));
         }
     }

@@ -16,6 +16,8 @@ pub(super) struct Wire {
     replay: Option<usize>,
     /// What the session was given.
     given: u64,
+    /// It sent RESUME.
+    asks: bool,
     /// And what before it went on.
     given_before: u64,
     /// The greatest position that it told on this link.
@@ -58,6 +60,7 @@ impl Wire {
             Ok(Frame::Resume(resume)) => {
                 assert_eq!(resume.last_received_server.get(), self.given, "RESUME");
                 assert_eq!(resume.first_available_client.get(), self.first, "RESUME");
+                self.asks = true;
             }
             _ => {}
         }
@@ -78,6 +81,11 @@ impl Wire {
         let range = self.told..=self.given;
         assert!(range.contains(&position), "{position} is not in {range:?}");
         self.told = position;
+    }
+
+    /// Whether it sent RESUME since this was asked last.
+    pub(super) fn has_asked(&mut self) -> bool {
+        std::mem::take(&mut self.asks)
     }
 
     /// Where a frame begins, or the end: what a peer may rightly claim to have.
