@@ -105,7 +105,8 @@ impl Pair {
         });
         // The KEEPALIVE behind SETUP came before that was accepted; the next one
         // is answered, and shows the client that it was.
-        pair.client.handle_timeout(pair.now + Duration::from_secs(20));
+        pair.client
+            .handle_timeout(pair.now + Duration::from_secs(20));
         pair.there.fill(&mut pair.client);
         pair.there.drain(&mut pair.server, pair.now);
         pair.back.fill(&mut pair.server);
