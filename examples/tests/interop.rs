@@ -813,17 +813,17 @@ fn a_server_says_why_it_cannot_listen() {
 fn a_session_goes_on_when_the_server_may_resume_it_and_its_link_is_cut() {
     let directory = Directory::new();
     let server = Server::start(&directory, &["--tcp", "0", "--resume", "20"], 1);
-    let between = Between::new(&server.url());
+    let between = Between::new(server.url());
     let mut driver = Driver::start(&directory);
     driver.connect(json!({"url": between.url(), "resume": true, "token": "t-1"}));
     let id = driver.on_credit("stream", "range:20", 10);
     for n in 0..10 {
-        assert_eq!(driver.seen(id), next(&n.to_string()));
+        assert_eq!(driver.seen(id), next(n.to_string()));
     }
     between.cut();
     driver.tell(id, "request_n", json!({"n": 10}));
     for n in 10..20 {
-        assert_eq!(driver.seen(id), next(&n.to_string()));
+        assert_eq!(driver.seen(id), next(n.to_string()));
     }
     assert_eq!(driver.seen(id), Seen::Complete);
     assert_eq!(between.accepted(), 2);
