@@ -283,6 +283,11 @@ impl Fate {
         is_near && !self.shared.spared.load(Ordering::Relaxed)
     }
 
+    /// Whether the next frame is the last.
+    fn is_at_its_last(&self) -> bool {
+        lock(&self.state).frames_left == Some(1)
+    }
+
     fn count(&self, frames: usize) {
         let mut state = lock(&self.state);
         let Some(left) = &mut state.frames_left else {
@@ -371,6 +376,14 @@ impl FrameTx for Tx {
             false => inner.poll_send(cx, frame),
         });
         if matches!(sent, Poll::Ready(Ok(()))) {
+            if self.fate.is_at_its_last()
+                && let Some(inner) = &mut self.inner
+            {
+                // What was sent before arrives, as far as the medium takes it at
+                // once: else a burst longer than the life of any link would
+                // never get through.
+                let _ = inner.poll_flush(cx);
+            }
             self.fate.count(1);
         }
         sent
