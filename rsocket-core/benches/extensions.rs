@@ -1,14 +1,16 @@
-//! What it costs that a session can be resumed, while its link holds.
+//! What it costs that a session can be resumed, while its link holds, and that
+//! requests need leases, while there are enough.
 //!
 //! Requests over the memory transport, client and server in one thread, with
-//! resumption and without in turns, so that what else the machine does concerns
-//! both.
+//! neither, with resumption and with leases in turns, so that what else the
+//! machine does concerns all.
 //!
-//! `cargo bench -p rsocket-core --bench resume`
+//! `cargo bench -p rsocket-core --bench extensions`
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
+    clippy::indexing_slicing,
     reason = "a benchmark is code that may fail, and measures time"
 )]
 
@@ -16,7 +18,7 @@ use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream};
 use rsocket_core::{
-    Client, Handlers, Payload, Requester, Server,
+    Client, Handlers, LeaseOptions, Payload, Requester, Server,
     resume::Resume,
     transport::memory::{MemoryConnector, MemoryListener},
 };
@@ -24,7 +26,7 @@ use rsocket_core::{
 /// Turns of each kind.
 const TURNS: usize = 41;
 
-async fn connect(name: &str, resumable: bool) -> Requester {
+async fn connect(name: &str) -> Requester {
     let listener = MemoryListener::bind(name).unwrap();
     let block = Payload::new(vec![7; 1024]);
     let handlers = Handlers::new()
@@ -35,9 +37,16 @@ async fn connect(name: &str, resumable: bool) -> Requester {
             stream::iter(0..count).map(move |_: u32| Ok(block.clone()))
         });
     let (mut client, mut server) = (Client::new(), Server::new());
-    if resumable {
-        client = client.resume(Resume::new());
-        server = server.resume(Resume::new());
+    match name {
+        "resumption" => {
+            client = client.resume(Resume::new());
+            server = server.resume(Resume::new());
+        }
+        "leases" => {
+            client = client.lease(LeaseOptions::new());
+            server = server.lease(LeaseOptions::new());
+        }
+        _ => {}
     }
     tokio::spawn(server.serve(listener, move |_, _| {
         let handlers = handlers.clone();
@@ -66,40 +75,46 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Times `run` for both in turns; prints what one of `count` takes.
+/// Times `run` for all in turns; prints what one of `count` takes.
 async fn compare<'p>(
     what: &str,
-    peers: [&'p Requester; 2],
+    peers: [&'p Requester; 3],
     count: usize,
     run: impl AsyncFn(&'p Requester, usize),
 ) {
-    let (mut nanos, mut ratios) = ([vec![], vec![]], vec![]);
+    let mut nanos = [vec![], vec![], vec![]];
     for turn in 0..=TURNS {
-        let mut took = [0.0; 2];
-        for which in if turn % 2 == 0 { [0, 1] } else { [1, 0] } {
+        for at in 0..peers.len() {
+            // None of them always comes first.
+            let which = (turn + at) % peers.len();
             let begun = Instant::now();
             run(peers[which], count).await;
-            took[which] = begun.elapsed().as_nanos() as f64 / count as f64;
+            if turn > 0 {
+                nanos[which].push(begun.elapsed().as_nanos() as f64 / count as f64);
+            }
         }
-        if turn == 0 {
-            continue; // To warm up.
-        }
-        nanos[0].push(took[0]);
-        nanos[1].push(took[1]);
-        ratios.push(took[1] / took[0]);
     }
-    let [off, on] = nanos.map(median);
-    println!("{what:>34} {off:>10.0} {on:>10.0} {:>7.3}", median(ratios));
+    let ratio = |these: &[f64]| {
+        let of_turns = these.iter().zip(&nanos[0]).map(|(a, b)| a / b);
+        median(of_turns.collect())
+    };
+    let [resumption, leases] = [ratio(&nanos[1]), ratio(&nanos[2])];
+    let plain = median(nanos[0].clone());
+    println!("{what:>34} {plain:>10.0} {resumption:>16.3} {leases:>12.3}");
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let off = connect("off", false).await;
-    let on = connect("on", true).await;
-    let peers = [&off, &on];
+    let (plain, resumption, leases) = (
+        connect("plain").await,
+        connect("resumption").await,
+        connect("leases").await,
+    );
+    let peers = [&plain, &resumption, &leases];
+    println!("median of {TURNS} turns; of the extensions, ratios to plain");
     println!(
-        "ns each, median of {TURNS} turns, {:>20} {:>7}",
-        "without", "with"
+        "{:>34} {:>10} {:>16} {:>12}",
+        "", "plain, ns", "with resumption", "with leases"
     );
     compare(
         "request-response, 1 in flight",
