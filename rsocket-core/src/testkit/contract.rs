@@ -197,7 +197,11 @@ where
             // A short scenario is over before its first link is: again, with
             // links that live as short.
             let mut round = 0;
-            while variant.is_resumed() && cuts < 20 && round < 20 && begun.elapsed() < SHORT {
+            while variant.is_resumed()
+                && cuts < 20
+                && round < 20
+                && (cuts == 0 || begun.elapsed() < SHORT)
+            {
                 round += 1;
                 let stats = play(seed + round * 1_000, SHORT_LIVES).await;
                 cuts += stats.resumptions;
