@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
     reason = "helpers of tests, which clippy takes for something else"
 )]
 
