@@ -11,7 +11,6 @@
     clippy::disallowed_methods,
     clippy::indexing_slicing,
     clippy::cast_precision_loss,
-    clippy::indexing_slicing,
     reason = "a benchmark is code that may fail, and measures time"
 )]
 

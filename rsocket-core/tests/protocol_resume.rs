@@ -2,10 +2,6 @@
 //!
 //! A session is spoken to frame by frame; numbers in brackets are statements
 //! of `docs/checklist.md`. How links are handed over is in `resume.rs`.
-#![expect(
-    clippy::indexing_slicing,
-    reason = "an index that is wrong fails the test, as it should"
-)]
 
 use std::time::Duration;
 
