@@ -35,9 +35,15 @@ pub(crate) fn server(features: Features, fragment: Option<usize>) -> Server {
     }
     if features.lease {
         let rate = FixedRate::new(100, Duration::from_millis(50));
-        server = server.lease(LeaseOptions::new().policy(move || rate));
+        server = server.lease(leases().policy(move || rate));
     }
     server
+}
+
+/// What is under way for long was sent in time: under this load, processes stand
+/// still for longer than leases are honoured by default.
+fn leases() -> LeaseOptions {
+    LeaseOptions::new().grace(Duration::from_secs(30))
 }
 
 /// What the server needs to know of a connection.
@@ -168,8 +174,8 @@ async fn life(
     if features.lease && random.once_in(3) {
         let rate = FixedRate::new(50, Duration::from_millis(40));
         client = client.lease(match random.once_in(2) {
-            true => LeaseOptions::new(),
-            false => LeaseOptions::new().policy(move || rate),
+            true => leases(),
+            false => leases().policy(move || rate),
         });
         tally.one(Count::Leased);
     }
