@@ -3,9 +3,9 @@
 //! Each is pinned before it starts a thread. The server says where it listens,
 //! and ends when its parent does. The client measures one window and ends.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -30,14 +30,14 @@ pub struct ServerOrder {
 }
 
 /// What a client is told.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClientOrder {
     /// What to ask for.
     pub work: Work,
     /// Where to run.
     pub core: usize,
-    /// Where the server listens.
-    pub server: SocketAddr,
+    /// Where the server listens, in the words of its stack.
+    pub server: String,
     /// The server's process, whose CPU time and memory are measured too.
     pub server_pid: u32,
     /// How long to ask before measuring.
@@ -45,6 +45,9 @@ pub struct ClientOrder {
     /// How long to measure.
     pub window: Duration,
 }
+
+/// How a server says where it listens.
+pub type Announce = fn(&dyn Display);
 
 /// Word before the address in the server's only line of output.
 pub const LISTENING: &str = "listening ";
@@ -69,6 +72,15 @@ pub fn serve(order: ServerOrder) -> Result<()> {
         runtime,
         load,
     } = order.work;
+    match stack {
+        Stack::Ring => return stacks::ring::serve(load, announce),
+        Stack::Eventfd => return stacks::eventfd::serve(announce),
+        #[cfg(feature = "peers")]
+        Stack::Iceoryx => return stacks::iceoryx::serve(load, announce),
+        #[cfg(feature = "peers")]
+        Stack::IceoryxPublished => return stacks::iceoryx::serve_published(load, announce),
+        _ => {}
+    }
     block_on(runtime, async move {
         match stack {
             Stack::Tcp => stacks::tcp::serve(load, announce).await,
@@ -85,7 +97,7 @@ pub fn serve(order: ServerOrder) -> Result<()> {
     })
 }
 
-fn announce(address: SocketAddr) {
+fn announce(address: &dyn Display) {
     println!("{LISTENING}{address}");
 }
 
@@ -98,9 +110,23 @@ pub fn ask(order: ClientOrder) -> Result<()> {
     machine::pin(order.core)?;
     let meter = Meter::new(load::tasks(order.work.load));
     let (failed, failures) = mpsc::channel();
-    let runtime_meter = Arc::clone(&meter);
+    let (client_order, client_meter) = (order.clone(), Arc::clone(&meter));
     thread::spawn(move || {
-        let outcome = block_on(order.work.runtime, drive(order, runtime_meter));
+        let Work {
+            stack,
+            runtime,
+            load,
+        } = client_order.work;
+        let server = client_order.server.as_str();
+        let outcome = match stack {
+            Stack::Ring => stacks::ring::drive(server, load, client_meter),
+            Stack::Eventfd => stacks::eventfd::drive(server, load, client_meter),
+            #[cfg(feature = "peers")]
+            Stack::Iceoryx => stacks::iceoryx::drive(server, load, client_meter),
+            #[cfg(feature = "peers")]
+            Stack::IceoryxPublished => stacks::iceoryx::drive_published(server, load, client_meter),
+            _ => block_on(runtime, drive(client_order, client_meter)),
+        };
         // The other end lives as long as the process.
         let _sent = failed.send(outcome);
     });
@@ -115,16 +141,22 @@ pub fn ask(order: ClientOrder) -> Result<()> {
 
 async fn drive(order: ClientOrder, meter: Arc<Meter>) -> Result<()> {
     let Work { stack, load, .. } = order.work;
+    let server = order.server.as_str();
     match stack {
-        Stack::Tcp => stacks::tcp::drive(order.server, load, meter).await,
+        Stack::Tcp => stacks::tcp::drive(server.parse()?, load, meter).await,
         #[cfg(feature = "ours")]
         Stack::Ours => {
-            load::drive(crate::ours::connect(order.server, load).await?, load, meter).await
+            load::drive(
+                crate::ours::connect(server.parse()?, load).await?,
+                load,
+                meter,
+            )
+            .await
         }
         #[cfg(feature = "ours")]
         Stack::OursWs => {
             load::drive(
-                crate::ours::connect_ws(order.server, load).await?,
+                crate::ours::connect_ws(server.parse()?, load).await?,
                 load,
                 meter,
             )
@@ -133,14 +165,16 @@ async fn drive(order: ClientOrder, meter: Arc<Meter>) -> Result<()> {
         #[cfg(feature = "peers")]
         Stack::RsocketRust => {
             load::drive(
-                stacks::rsocket_rust::connect(order.server).await?,
+                stacks::rsocket_rust::connect(server.parse()?).await?,
                 load,
                 meter,
             )
             .await
         }
         #[cfg(feature = "peers")]
-        Stack::Tonic => load::drive(stacks::tonic::connect(order.server).await?, load, meter).await,
+        Stack::Tonic => {
+            load::drive(stacks::tonic::connect(server.parse()?).await?, load, meter).await
+        }
         other => bail!("{other} has no client in this build"),
     }
 }

@@ -7,12 +7,12 @@
 //! - [`plan`]: what is measured for which goal, and what each row must reach;
 //! - [`run`]: the parent, which starts a server and a client for each window;
 //! - [`child`]: what these two do, and [`load`]: how the client counts;
-//! - [`stacks`]: raw TCP and the peers; `ours`: the library;
+//! - [`stacks`]: what the machine can do at most, and the peers; `ours`: the library;
 //! - [`memory`]: both sides in one thread, without a kernel between them;
 //! - [`report`] and [`plot`]: tables, JSON and charts;
 //! - [`machine`]: cores, clocks, memory, and the name of the machine.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod child;
 pub mod load;

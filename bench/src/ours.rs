@@ -14,6 +14,7 @@ use rsocket_core::{Demand, Failure, Payload, Requester, Responder};
 use rsocket_transport_tcp::{TcpConnector, TcpListener};
 use rsocket_transport_ws::{WsConnector, WsListener};
 
+use crate::child::Announce;
 use crate::load::{Ask, Caller};
 use crate::plan::Load;
 
@@ -43,9 +44,9 @@ impl Responder for Service {
 /// # Errors
 ///
 /// When no port can be had, or the listener fails.
-pub async fn serve(announce: fn(SocketAddr)) -> Result<()> {
+pub async fn serve(announce: Announce) -> Result<()> {
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
-    announce(listener.local_addr());
+    announce(&listener.local_addr());
     rsocket_core::serve(listener, |_setup, _requester| async { Ok(Service) }).await?;
     Ok(())
 }
@@ -55,9 +56,9 @@ pub async fn serve(announce: fn(SocketAddr)) -> Result<()> {
 /// # Errors
 ///
 /// When no port can be had, or the listener fails.
-pub async fn serve_ws(announce: fn(SocketAddr)) -> Result<()> {
+pub async fn serve_ws(announce: Announce) -> Result<()> {
     let listener = WsListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
-    announce(listener.local_addr());
+    announce(&listener.local_addr());
     rsocket_core::serve(listener, |_setup, _requester| async { Ok(Service) }).await?;
     Ok(())
 }

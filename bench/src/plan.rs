@@ -14,6 +14,16 @@ pub enum Goal {
     P1,
     /// Both state machines over the in-memory transport, one thread.
     P2,
+    /// Shared memory, 32 B, one request in flight, both sides awake.
+    P3,
+    /// Likewise, both sides asleep between messages.
+    P4,
+    /// Shared memory, 32 B, 64 requests in flight.
+    P5,
+    /// Shared memory, a stream of 1 KiB payloads.
+    P6,
+    /// Shared memory, large request-response.
+    P7,
     /// TCP, 32 B, one request in flight.
     P8,
     /// TCP, 32 B, 16, 64 and 256 requests in flight.
@@ -28,9 +38,14 @@ pub enum Goal {
 
 impl Goal {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::P1,
         Self::P2,
+        Self::P3,
+        Self::P4,
+        Self::P5,
+        Self::P6,
+        Self::P7,
         Self::P8,
         Self::P9,
         Self::P10,
@@ -44,6 +59,11 @@ impl Goal {
         match self {
             Self::P1 => "codec",
             Self::P2 => "request-response in memory, one thread",
+            Self::P3 => "shared memory, one in flight, awake",
+            Self::P4 => "shared memory, 32 B, one in flight, asleep",
+            Self::P5 => "shared memory, 32 B, 64 in flight",
+            Self::P6 => "shared memory, stream of 1 KiB payloads, server to client",
+            Self::P7 => "shared memory, large request-response",
             Self::P8 => "TCP, 32 B, one in flight",
             Self::P9 => "TCP, 32 B, pipelined on one connection",
             Self::P10 => "TCP, stream of 1 KiB payloads, server to client",
@@ -68,10 +88,25 @@ pub enum Stack {
     /// A task that answers over channels: what a request costs in one thread
     /// without any protocol.
     Actor,
+    /// A bare ring in shared memory that both sides poll: the limit there.
+    Ring,
+    /// Two event descriptors rung in turn: the limit for sides that sleep.
+    Eventfd,
     /// This library, over TCP.
     Ours,
     /// This library, over WebSocket.
     OursWs,
+    /// This library, over shared memory.
+    OursShm,
+    /// Likewise, and each side trusts the other: large payloads are read where
+    /// they lie.
+    OursShmTrusted,
+    /// This library, over shared memory, asleep whenever there is nothing to do.
+    OursShmAsleep,
+    /// iceoryx2 0.10, request-response.
+    Iceoryx,
+    /// iceoryx2 0.10, publish-subscribe both ways.
+    IceoryxPublished,
     /// `rsocket_rust` 0.7.
     RsocketRust,
     /// `tonic` 0.14 (gRPC).
@@ -83,22 +118,37 @@ impl Stack {
     #[must_use]
     pub const fn is_built(self) -> bool {
         match self {
-            Self::Tcp | Self::Actor => true,
-            Self::Ours | Self::OursWs => cfg!(feature = "ours"),
-            Self::RsocketRust | Self::Tonic => cfg!(feature = "peers"),
+            Self::Tcp | Self::Actor | Self::Ring | Self::Eventfd => true,
+            Self::Ours
+            | Self::OursWs
+            | Self::OursShm
+            | Self::OursShmTrusted
+            | Self::OursShmAsleep => cfg!(feature = "ours"),
+            Self::Iceoryx | Self::IceoryxPublished | Self::RsocketRust | Self::Tonic => {
+                cfg!(feature = "peers")
+            }
         }
     }
 
     /// Whether it is a baseline: no library, but what one could reach at most.
     #[must_use]
     pub const fn is_limit(self) -> bool {
-        matches!(self, Self::Tcp | Self::Actor)
+        matches!(self, Self::Tcp | Self::Actor | Self::Ring | Self::Eventfd)
+    }
+
+    /// Whether it is this library.
+    #[must_use]
+    pub const fn is_ours(self) -> bool {
+        !self.is_limit() && !self.is_peer()
     }
 
     /// Whether it is a library that somebody could use in place of ours.
     #[must_use]
     pub const fn is_peer(self) -> bool {
-        matches!(self, Self::RsocketRust | Self::Tonic)
+        matches!(
+            self,
+            Self::Iceoryx | Self::IceoryxPublished | Self::RsocketRust | Self::Tonic
+        )
     }
 }
 
@@ -107,8 +157,15 @@ impl fmt::Display for Stack {
         f.write_str(match self {
             Self::Tcp => "tokio TCP",
             Self::Actor => "tokio channels",
+            Self::Ring => "bare ring",
+            Self::Eventfd => "eventfd",
             Self::Ours => "ours",
             Self::OursWs => "ours, WebSocket",
+            Self::OursShm => "ours, shm",
+            Self::OursShmTrusted => "ours, shm, trusted",
+            Self::OursShmAsleep => "ours, shm, sleeping",
+            Self::Iceoryx => "iceoryx2",
+            Self::IceoryxPublished => "iceoryx2, published",
             Self::RsocketRust => "rsocket_rust",
             Self::Tonic => "tonic",
         })
@@ -186,6 +243,21 @@ pub enum Load {
         /// Payload of each, in bytes.
         bytes: usize,
     },
+}
+
+impl Load {
+    /// Payload of each message, in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Tasks { bytes, .. }
+            | Self::Window { bytes, .. }
+            | Self::InOrder { bytes, .. }
+            | Self::Stream { bytes, .. }
+            | Self::InProcess { bytes, .. } => bytes,
+            Self::Bulk { write } => write,
+        }
+    }
 }
 
 /// One thing to run: everything that server and client must know.
@@ -357,6 +429,21 @@ pub fn scenarios(goals: &[Goal], with_peers: bool) -> Vec<Scenario> {
     if goals.contains(&Goal::P2) {
         all.extend(p2());
     }
+    if goals.contains(&Goal::P3) {
+        all.extend(p3());
+    }
+    if goals.contains(&Goal::P4) {
+        all.extend(p4());
+    }
+    if goals.contains(&Goal::P5) {
+        all.extend(p5());
+    }
+    if goals.contains(&Goal::P6) {
+        all.extend(p6());
+    }
+    if goals.contains(&Goal::P7) {
+        all.extend(p7());
+    }
     if goals.contains(&Goal::P8) {
         all.extend(p8());
     }
@@ -409,6 +496,172 @@ fn p2() -> Vec<Scenario> {
             }
         })
         .collect()
+}
+
+const RUNTIMES: [Runtime; 2] = [Runtime::MultiThread, Runtime::CurrentThread];
+
+fn judged(rules: Vec<Rule>, row: Row) -> Row {
+    Row { rules, ..row }
+}
+
+fn p3() -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    for runtime in RUNTIMES {
+        for (name, bytes) in [("32 B", SMALL), ("1 KiB", 1024)] {
+            let load = Load::Tasks {
+                in_flight: 1,
+                bytes,
+            };
+            // With both cores on one cache; apart, the goal is 1.4 times.
+            let mut rules = vec![Rule::ratio(
+                Metric::P50,
+                Reference::Limit,
+                Bound::AtMost(1.8),
+            )];
+            if bytes != SMALL {
+                rules.clear();
+            }
+            scenarios.push(Scenario {
+                goal: Goal::P3,
+                title: format!("{name}, {runtime}"),
+                ratios: vec![
+                    (Metric::P50, Reference::Limit),
+                    (Metric::P99, Reference::Limit),
+                ],
+                rows: vec![
+                    row("", Stack::Ring, runtime, load),
+                    judged(rules, row("", Stack::OursShm, runtime, load)),
+                    row("busy-polled", Stack::Ours, Runtime::BusyPolled, load),
+                    row("", Stack::Iceoryx, runtime, load),
+                    row("", Stack::IceoryxPublished, runtime, load),
+                    row("busy-polled", Stack::Tonic, Runtime::BusyPolled, load),
+                ],
+            });
+        }
+    }
+    scenarios
+}
+
+fn p4() -> Vec<Scenario> {
+    let load = Load::Tasks {
+        in_flight: 1,
+        bytes: SMALL,
+    };
+    let rules = vec![
+        Rule::ratio(Metric::P50, Reference::Limit, Bound::AtMost(1.05)),
+        Rule::ratio(Metric::P99, Reference::Limit, Bound::AtMost(1.2)),
+    ];
+    RUNTIMES
+        .into_iter()
+        .map(|runtime| Scenario {
+            goal: Goal::P4,
+            title: runtime.to_string(),
+            ratios: vec![
+                (Metric::P50, Reference::Limit),
+                (Metric::P99, Reference::Limit),
+            ],
+            rows: vec![
+                row("", Stack::Eventfd, runtime, load),
+                judged(rules.clone(), row("", Stack::OursShmAsleep, runtime, load)),
+                row("", Stack::Ours, runtime, load),
+                row("", Stack::Tonic, runtime, load),
+            ],
+        })
+        .collect()
+}
+
+fn p5() -> Vec<Scenario> {
+    let (in_flight, bytes) = (64, SMALL);
+    let tasks = Load::Tasks { in_flight, bytes };
+    let window = Load::Window { in_flight, bytes };
+    let in_order = Load::InOrder { in_flight, bytes };
+    let rate = |least| vec![Rule::figure(Metric::Rate, Bound::AtLeast(least))];
+    RUNTIMES
+        .into_iter()
+        .map(|runtime| Scenario {
+            goal: Goal::P5,
+            title: runtime.to_string(),
+            ratios: vec![(Metric::Rate, Reference::Limit)],
+            rows: vec![
+                row("", Stack::Ring, runtime, tasks),
+                judged(rate(6.0e6), row("tasks", Stack::OursShm, runtime, tasks)),
+                row("window", Stack::OursShm, runtime, window),
+                judged(
+                    rate(10.0e6),
+                    row("in order", Stack::OursShm, runtime, in_order),
+                ),
+                row("tasks", Stack::Ours, runtime, tasks),
+                row("", Stack::Iceoryx, runtime, in_order),
+                row("", Stack::Tonic, runtime, tasks),
+            ],
+        })
+        .collect()
+}
+
+fn p6() -> Vec<Scenario> {
+    let stream = |prefetch| Load::Stream {
+        bytes: 1024,
+        prefetch,
+    };
+    // The goal is the lesser of this and ten million a second.
+    let rules = vec![Rule::ratio(
+        Metric::Rate,
+        Reference::Limit,
+        Bound::AtLeast(0.5),
+    )];
+    RUNTIMES
+        .into_iter()
+        .map(|runtime| Scenario {
+            goal: Goal::P6,
+            title: runtime.to_string(),
+            ratios: vec![(Metric::Rate, Reference::Limit)],
+            rows: vec![
+                row("", Stack::Ring, runtime, stream(None)),
+                judged(
+                    rules.clone(),
+                    row("", Stack::OursShm, runtime, stream(None)),
+                ),
+                judged(
+                    rules.clone(),
+                    row("prefetch 1024", Stack::OursShm, runtime, stream(Some(1024))),
+                ),
+                row("prefetch 1024", Stack::Ours, runtime, stream(Some(1024))),
+                row("", Stack::Tonic, runtime, stream(None)),
+            ],
+        })
+        .collect()
+}
+
+fn p7() -> Vec<Scenario> {
+    let rules = vec![Rule::ratio(
+        Metric::Bytes,
+        Reference::BestPeer,
+        Bound::AtLeast(1.0),
+    )];
+    let mut scenarios = Vec::new();
+    for (name, bytes) in [("64 KiB", 64 << 10), ("1 MiB", 1 << 20)] {
+        for runtime in RUNTIMES {
+            let load = Load::Tasks {
+                in_flight: 1,
+                bytes,
+            };
+            scenarios.push(Scenario {
+                goal: Goal::P7,
+                title: format!("{name}, {runtime}, one in flight"),
+                ratios: vec![(Metric::Bytes, Reference::BestPeer)],
+                rows: vec![
+                    row("", Stack::Ring, runtime, load),
+                    row("", Stack::OursShm, runtime, load),
+                    judged(rules.clone(), row("", Stack::OursShmTrusted, runtime, load)),
+                    row("", Stack::Iceoryx, runtime, load),
+                    row("", Stack::IceoryxPublished, runtime, load),
+                    row("", Stack::Ours, runtime, load),
+                    row("", Stack::Tonic, runtime, load),
+                ],
+            });
+        }
+    }
+    scenarios
 }
 
 fn p8() -> Vec<Scenario> {
@@ -654,14 +907,7 @@ mod tests {
 
     #[test]
     fn each_rule_that_compares_has_a_row_to_compare_with() {
-        for scenario in p2()
-            .into_iter()
-            .chain(p8())
-            .chain(p9())
-            .chain(p10())
-            .chain(p11())
-            .chain(p12())
-        {
+        for scenario in scenarios(&Goal::ALL, true) {
             let has = |wanted: &dyn Fn(Stack) -> bool| {
                 scenario.rows.iter().any(|row| wanted(row.work.stack))
             };
@@ -679,19 +925,8 @@ mod tests {
 
     #[test]
     fn nothing_but_ours_is_judged() {
-        for scenario in p2()
-            .into_iter()
-            .chain(p8())
-            .chain(p9())
-            .chain(p10())
-            .chain(p11())
-            .chain(p12())
-        {
-            for row in scenario
-                .rows
-                .iter()
-                .filter(|row| !matches!(row.work.stack, Stack::Ours | Stack::OursWs))
-            {
+        for scenario in scenarios(&Goal::ALL, true) {
+            for row in scenario.rows.iter().filter(|row| !row.work.stack.is_ours()) {
                 assert!(row.rules.is_empty(), "{}: {}", scenario.title, row.label);
             }
         }

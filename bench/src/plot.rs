@@ -107,9 +107,9 @@ const fn shown(goal: Goal) -> Option<Metric> {
     match goal {
         Goal::P1 => None,
         Goal::P2 => Some(Metric::CpuNanos),
-        Goal::P8 => Some(Metric::P50),
-        Goal::P9 | Goal::P12 => Some(Metric::Rate),
-        Goal::P10 | Goal::P11 => Some(Metric::Bytes),
+        Goal::P3 | Goal::P4 | Goal::P8 => Some(Metric::P50),
+        Goal::P5 | Goal::P6 | Goal::P9 | Goal::P12 => Some(Metric::Rate),
+        Goal::P7 | Goal::P10 | Goal::P11 => Some(Metric::Bytes),
     }
 }
 
@@ -165,7 +165,7 @@ const fn color(row: &RowReport) -> RGBColor {
     match (row.work.stack, row.work.load) {
         (Stack::Tcp, Load::Bulk { write: 0..=1024 }) => RGBColor(200, 200, 200),
         (Stack::Tcp, Load::Bulk { write: 0..=16_384 }) => RGBColor(120, 120, 120),
-        (Stack::Tcp | Stack::Actor, _) => RGBColor(160, 160, 160),
+        (Stack::Tcp | Stack::Actor | Stack::Ring | Stack::Eventfd, _) => RGBColor(160, 160, 160),
         (
             Stack::Ours,
             Load::Window { .. }
@@ -176,6 +176,18 @@ const fn color(row: &RowReport) -> RGBColor {
         (Stack::Ours, Load::InOrder { .. }) => RGBColor(0, 60, 110),
         (Stack::Ours, _) => RGBColor(0, 114, 178),
         (Stack::OursWs, _) => RGBColor(86, 180, 233),
+        (
+            Stack::OursShm,
+            Load::Window { .. }
+            | Load::Stream {
+                prefetch: Some(_), ..
+            },
+        ) => RGBColor(225, 140, 110),
+        (Stack::OursShm, Load::InOrder { .. }) => RGBColor(120, 50, 0),
+        (Stack::OursShm | Stack::OursShmAsleep, _) => RGBColor(213, 94, 0),
+        (Stack::OursShmTrusted, _) => RGBColor(240, 180, 150),
+        (Stack::Iceoryx, _) => RGBColor(204, 121, 167),
+        (Stack::IceoryxPublished, _) => RGBColor(235, 190, 215),
         (Stack::RsocketRust, _) => RGBColor(230, 159, 0),
         (Stack::Tonic, _) => RGBColor(0, 158, 115),
     }

@@ -294,15 +294,15 @@ const fn columns(goal: Goal) -> &'static [Metric] {
     match goal {
         Goal::P1 => &[],
         Goal::P2 => &[Metric::CpuNanos, Metric::Allocs],
-        Goal::P8 | Goal::P9 | Goal::P12 => &[
+        Goal::P3 | Goal::P4 | Goal::P5 | Goal::P8 | Goal::P9 | Goal::P12 => &[
             Metric::P50,
             Metric::P99,
             Metric::Rate,
             Metric::Cpu,
             Metric::Rss,
         ],
-        Goal::P10 => &[Metric::Rate, Metric::Bytes, Metric::Cpu, Metric::Rss],
-        Goal::P11 => &[
+        Goal::P6 | Goal::P10 => &[Metric::Rate, Metric::Bytes, Metric::Cpu, Metric::Rss],
+        Goal::P7 | Goal::P11 => &[
             Metric::P50,
             Metric::P99,
             Metric::Rate,

@@ -113,7 +113,7 @@ fn window(work: Work, settings: &Settings) -> Result<Figures> {
         &ClientOrder {
             work,
             core: settings.client_core,
-            server: address.parse()?,
+            server: address.to_owned(),
             server_pid: server.child.id(),
             warm_up: settings.warm_up(),
             window: Duration::from_secs_f64(settings.seconds),

@@ -12,6 +12,7 @@ use rsocket_rust::prelude::{Flux, Payload, RSocket, RSocketFactory};
 use rsocket_rust::{Client, async_trait};
 use rsocket_rust_transport_tcp::{TcpClientTransport, TcpServerTransport};
 
+use crate::child::Announce;
 use crate::load::{Ask, Caller};
 
 struct Service;
@@ -52,13 +53,13 @@ fn wrap(data: Bytes) -> Payload {
 /// # Errors
 ///
 /// When the port cannot be had.
-pub async fn serve(announce: fn(SocketAddr)) -> Result<()> {
+pub async fn serve(announce: Announce) -> Result<()> {
     // It binds by itself and does not tell its port, so a free one is picked first.
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     RSocketFactory::receive()
         .transport(TcpServerTransport::from(address))
         .acceptor(Box::new(|_setup, _requester| Ok(Box::new(Service))))
-        .on_start(Box::new(move || announce(address)))
+        .on_start(Box::new(move || announce(&address)))
         .serve()
         .await
 }

@@ -12,6 +12,7 @@ use anyhow::{Result, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::child::Announce;
 use crate::load::{Counter, Meter};
 use crate::plan::Load;
 
@@ -26,9 +27,9 @@ const BULK_BUFFER: usize = 256 << 10;
 /// # Errors
 ///
 /// When no port can be had, or accepting fails.
-pub async fn serve(load: Load, announce: fn(SocketAddr)) -> Result<()> {
+pub async fn serve(load: Load, announce: Announce) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    announce(listener.local_addr()?);
+    announce(&listener.local_addr()?);
     loop {
         let (socket, _) = listener.accept().await?;
         socket.set_nodelay(true)?;

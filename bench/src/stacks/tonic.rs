@@ -14,6 +14,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
+use crate::child::Announce;
 use crate::load::{Ask, Caller};
 
 use stubs::yardstick_client::YardstickClient;
@@ -67,9 +68,9 @@ impl Yardstick for Service {
 /// # Errors
 ///
 /// When no port can be had, or accepting fails.
-pub async fn serve(announce: fn(SocketAddr)) -> Result<()> {
+pub async fn serve(announce: Announce) -> Result<()> {
     let incoming = TcpIncoming::bind((Ipv4Addr::LOCALHOST, 0).into())?.with_nodelay(Some(true));
-    announce(incoming.local_addr()?);
+    announce(&incoming.local_addr()?);
     Server::builder()
         .max_concurrent_streams(1024)
         .initial_stream_window_size(WINDOW)
