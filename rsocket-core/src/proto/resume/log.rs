@@ -35,15 +35,23 @@ pub(in crate::proto) struct FrameLog {
     scratch: Vec<u8>,
 }
 
-/// How much of a frame lies where.
+/// Where a frame begins, and how much of it lies where.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    at: u64,
     copied: u32,
     /// 0: no shared part.
     shared: u32,
 }
 
 impl Entry {
+    /// Where the frame begins.
+    fn at(&self) -> u64 {
+        #[cfg(test)]
+        tests::LOOKS.set(tests::LOOKS.get() + 1);
+        self.at
+    }
+
     fn len(self) -> u64 {
         u64::from(self.copied) + u64::from(self.shared)
     }
@@ -257,6 +265,7 @@ impl FrameLog {
         }
         // A frame is shorter than 2^24 bytes.
         let entry = Entry {
+            at: self.end,
             copied: u32::try_from(copied).unwrap_or(u32::MAX),
             shared: u32::try_from(shared).unwrap_or(u32::MAX),
         };
@@ -287,16 +296,10 @@ impl FrameLog {
         if position > self.ahead.map_or(self.end, |ahead| ahead.mark) {
             return Err(Misplaced::Ahead);
         }
-        let mut count = 0;
-        let mut at = self.first;
-        for entry in &self.frames {
-            if at >= position {
-                break;
-            }
-            at += entry.len();
-            count += 1;
-        }
-        if at != position {
+        // By halves: a peer may ask this of a full log as often as it likes, with
+        // positions that are none.
+        let count = self.frames.partition_point(|entry| entry.at() < position);
+        if self.frames.get(count).map_or(self.end, Entry::at) != position {
             return Err(Misplaced::WithinFrame);
         }
         self.drop_first(count);
@@ -385,9 +388,14 @@ impl FrameLog {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{cell::Cell, convert::Infallible};
 
     use super::*;
+
+    thread_local! {
+        /// How often this thread looked where a frame begins.
+        pub(super) static LOOKS: Cell<usize> = const { Cell::new(0) };
+    }
 
     fn position(n: u64) -> Position {
         Position::new(n).unwrap()
@@ -439,6 +447,28 @@ mod tests {
         assert_eq!(log.confirm(position(32)), Err(Misplaced::Ahead));
         assert_eq!(log.first(), position(15));
         assert_eq!(log.len(), 16 + 2 * FrameLog::COST);
+    }
+
+    // [C301]
+    #[test]
+    fn a_position_within_a_frame_is_told_from_a_true_one_in_a_few_steps_however_full_the_log() {
+        const FRAMES: u64 = 1 << 17;
+        let mut log = FrameLog::new();
+        for _ in 0..FRAMES {
+            log.push(&OutFrame::new(&[0; 10], Part::EMPTY, Part::EMPTY));
+        }
+        for at in [1, 10 * (FRAMES / 2) + 9, 10 * FRAMES - 1] {
+            LOOKS.set(0);
+            assert_eq!(log.confirm(position(at)), Err(Misplaced::WithinFrame));
+            // 17 halvings, and the one that is left.
+            assert!(LOOKS.get() <= 20, "{} looks for {at}", LOOKS.get());
+        }
+        for at in [10, 10 * (FRAMES / 2), 10 * FRAMES] {
+            LOOKS.set(0);
+            assert_eq!(log.confirm(position(at)), Ok(()));
+            assert!(LOOKS.get() <= 20, "{} looks for {at}", LOOKS.get());
+            assert_eq!(log.first(), position(at));
+        }
     }
 
     // [C267, C292]
