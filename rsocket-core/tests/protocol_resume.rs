@@ -494,6 +494,44 @@ fn a_server_answers_with_what_it_has_and_sends_what_the_client_has_not() {
     }
 }
 
+// [C292] A link that takes all of it at once must not keep a thread for so long.
+#[test]
+fn what_is_sent_again_goes_out_in_turns_and_nothing_new_overtakes_it() {
+    const ITEMS: usize = 300;
+    let mut peer = server();
+    peer.say("REQUEST_STREAM 1 n=9999 d=x");
+    peer.event();
+    let item = "x".repeat(1000);
+    let mut expected = vec![frame("RESUME_OK p=11")];
+    for _ in 0..ITEMS {
+        peer.send(1, &item);
+        expected.extend(peer.heard_bytes());
+    }
+    peer.hang_up();
+    peer.come_back("RESUME token=tok").unwrap();
+    peer.send(1, "new");
+    expected.push(frame("PAYLOAD 1 N d=new"));
+
+    let mut heard = Vec::new();
+    let mut turns = 0;
+    loop {
+        let turn = peer.heard_bytes();
+        let len: usize = turn.iter().map(Vec::len).sum();
+        assert!(len < 40_000, "{len} bytes at once");
+        heard.extend(turn);
+        turns += 1;
+        // Nothing more before others had their turn, and then at once.
+        assert_eq!(peer.heard(), NOTHING);
+        let due = peer.session.poll_timeout().filter(|at| *at <= peer.now());
+        if due.is_none() {
+            break;
+        }
+        peer.pass(Duration::ZERO);
+    }
+    assert!(heard == expected, "other frames, or in another order");
+    assert!(turns >= ITEMS * 1000 / 40_000, "{turns} turns");
+}
+
 // [C293] [C294] [C295] [C307] [A32]
 #[test]
 fn a_server_refuses_positions_from_which_it_cannot_go_on_and_ends_the_session() {

@@ -29,6 +29,8 @@ pub(in crate::proto) struct FrameLog {
     next: Option<Cursor>,
     /// Frames before this position are sent again.
     again: u64,
+    /// How much may be sent again before others have their turn.
+    turn: usize,
     /// Of a durable session: how far the frames are in its store.
     ahead: Option<Ahead>,
     /// A whole frame, while it is sent again.
@@ -120,6 +122,10 @@ impl FrameLog {
     /// A ring longer than this is given back when it is empty.
     const KEPT_LEN: usize = 256 << 10;
 
+    /// What is sent again at a time, in bytes of memory: of the shortest frames
+    /// less than a tenth of a millisecond's work.
+    const TURN_LEN: usize = 32 << 10;
+
     pub(in crate::proto) fn new() -> Self {
         Self {
             first: 0,
@@ -129,6 +135,7 @@ impl FrameLog {
             shared: VecDeque::new(),
             next: None,
             again: 0,
+            turn: 0,
             ahead: None,
             scratch: Vec::new(),
         }
@@ -341,6 +348,21 @@ impl FrameLog {
         };
         self.next = (!self.frames.is_empty()).then_some(first);
         self.again = self.end;
+        self.turn = Self::TURN_LEN;
+    }
+
+    /// Whether there is more to be sent again, after a [pause](Self::go_on).
+    ///
+    /// A link may take the whole log at once, and a peer may resume again and
+    /// again: all that shares a thread with this session would wait meanwhile.
+    #[inline]
+    pub(in crate::proto) fn pauses(&self) -> bool {
+        self.turn == 0 && self.is_replaying()
+    }
+
+    /// Others had their turn.
+    pub(in crate::proto) fn go_on(&mut self) {
+        self.turn = Self::TURN_LEN;
     }
 
     /// Whether frames of an earlier link are still to be sent again.
@@ -380,6 +402,8 @@ impl FrameLog {
         let frame = OutFrame::new(&self.scratch, Part::EMPTY, data);
         let sent = send(&frame);
         if let Poll::Ready(Ok(())) = sent {
+            let len = usize::try_from(entry.len()).unwrap_or(usize::MAX);
+            self.turn = self.turn.saturating_sub(len.saturating_add(Self::COST));
             self.next = (next.frame < self.frames.len()).then_some(next);
         }
         sent

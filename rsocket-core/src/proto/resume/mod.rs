@@ -107,6 +107,8 @@ pub(super) struct Resumption {
     /// While the link is not up: why it was lost, and when the session is given
     /// up.
     lost: Option<(CloseReason, Instant)>,
+    /// When it last came up again.
+    resumed_at: Option<Instant>,
     /// RESUME or RESUME_OK: what a new link carries first.
     pub(super) first_words: Option<Bytes>,
     /// `first_words` have to wait until all that was received is stored: what
@@ -190,6 +192,7 @@ impl Resumption {
             stored: Position::ZERO,
             link: LinkState::Up,
             lost: None,
+            resumed_at: None,
             first_words: None,
             first_words_wait: false,
             asked_to_confirm: false,
@@ -262,6 +265,16 @@ impl Resumption {
             let until = now + self.options.session_timeout;
             self.lost = Some((reason, until));
         }
+    }
+
+    /// Frames go both ways again.
+    pub(super) fn on_resumed(&mut self, now: Instant) {
+        self.resumed_at = Some(now);
+    }
+
+    /// When to go on with sending again: at once, after all others that are due.
+    pub(super) fn replay_due(&self) -> Option<Instant> {
+        self.resumed_at.filter(|_| self.log.pauses())
     }
 
     /// When something is to be done about a link that is not up.

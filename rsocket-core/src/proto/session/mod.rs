@@ -224,6 +224,9 @@ impl Session {
             }
             return;
         }
+        if let Some(resume) = &mut self.resume {
+            resume.log.go_on();
+        }
         self.lease_timeout(now);
         let Some(keepalive) = &mut self.keepalive else {
             return;
@@ -414,10 +417,11 @@ impl Session {
             return None;
         }
         let link = match &self.resume {
-            Some(resume) if !resume.is_up() => [resume.poll_timeout(), None],
-            _ => [
+            Some(resume) if !resume.is_up() => [resume.poll_timeout(), None, None],
+            resume => [
                 self.keepalive.as_ref().map(Keepalive::poll_timeout),
                 self.poll_lease_timeout(),
+                resume.as_ref().and_then(|resume| resume.replay_due()),
             ],
         };
         [self.deadline].into_iter().chain(link).flatten().min()

@@ -161,7 +161,11 @@ impl Session {
         self.effects.stats.resumptions += 1;
         self.void_leases(now);
         tracing::debug!("the session goes on over a new link");
-        let replays = self.resume.as_ref().is_some_and(|r| r.log.is_replaying());
+        let mut replays = false;
+        if let Some(resume) = &mut self.resume {
+            resume.on_resumed(now);
+            replays = resume.log.is_replaying();
+        }
         if !replays {
             self.on_replayed();
         }
@@ -339,6 +343,9 @@ impl Session {
             return Ok(Progress::Idle);
         }
         if resume.log.has_next() {
+            if resume.log.pauses() {
+                return Ok(Progress::Idle);
+            }
             let again = resume.log.is_replaying();
             let sent = resume.log.replay(send);
             return finish(sent, || {
