@@ -3,16 +3,24 @@
 
     abuse.py [--interop PATH] [--only NAME] [--list] [--json FILE]
 
-Every scenario gets a fresh server and a *witness*: an honest connection that asks for an echo all
-the time. A scenario passes if what it demands of the abused connection holds, and if
+Every scenario gets a fresh server, a second one, its *twin*, that is left alone, and a *witness*: an
+honest client in a process of its own that asks both for an echo all the time, in turn. A scenario
+passes if what it demands of the abused connection holds, and if
 
 - the witness was answered all along, as was a new connection while the abuse was going on,
-- its 99th percentile did not rise beyond 20 times what it was before, unless it is below 100 ms: that
-  is for hangs only, since abuser, server and witness may have to share a core. The factor is printed;
-  2 is what to expect where each has its own,
+- its 99th percentile at the abused server is not above twice that at the twin, unless the difference
+  is below 8 ms. Abuser, witness and both servers may have to share a core or two, and what that
+  makes slow is slow at both servers: the ratio shows what the server itself does to its honest
+  clients. But the scheduler lets a process that works wait for others up to a tick (4 ms) longer
+  than one that sleeps all the time, and a question and its answer may both meet that: 8 ms say
+  nothing about the server,
 - the server's resident memory never rose by more than the stated bound (VmHWM of /proc/PID/status),
 - the server comes to rest while the abuser is still connected (it does not spin), and
 - once the abuser is gone, no request of its is left in work and no descriptor is left open.
+
+Abuse that is over in less than a second is repeated for so long, on up to three pairs of servers, until
+there are enough answers to tell a percentile from; what only takes a few frames shows none. A
+percentile that is too high is measured once more, on its own: machines have other things to do too.
 
 Exit status: 0 if all pass, 1 if not, 2 if the command line is wrong.
 """
@@ -72,6 +80,7 @@ from rawsocket import (
     demand_error,
     frame,
     number,
+    percentile99,
     prefixed,
     scenario,
     setup_body,
@@ -80,10 +89,13 @@ from rawsocket import (
 
 SEED = 20_240_607
 
-# What the witness is seen for before the abuse begins.
-UNDISTURBED_SECONDS = 0.4
-# Beyond both of these the witness was not served but kept waiting.
-SLOWDOWN, SLOW_SECONDS = 20, 0.1
+# Beyond both of these the server keeps honest clients waiting: how much later than its twin it
+# answers, and how many seconds more that is.
+SLOWDOWN, SLOW_SECONDS = 2, 0.008
+# What takes less than this is no load; what takes less than that is done again meanwhile.
+SHORT_SECONDS, LONG_SECONDS = 0.03, 0.8
+# On how many servers a scenario may be run to get enough answers.
+PAIRS = 3
 
 
 # Overload and memory
@@ -734,33 +746,75 @@ class Outcome:
     failure: str | None = None
     seen: str | None = None
     growth_mib: float = 0.0
-    worst_wait: float = 0.0
-    # The witness's 99th percentiles, before and during the abuse, in seconds.
-    p99: tuple | None = None
+    # How long the witness waited for each answer of the twin and of the abused server, in seconds.
+    waits: tuple = ((), ())
 
-    def factor(self):
-        return self.p99[1] / max(self.p99[0], 1e-6) if self.p99 else None
+    def worst(self):
+        return max(self.waits[1], default=0.0)
 
+    def p99(self):
+        """The 99th percentiles of both, in seconds; None if there are too few answers."""
+        if min(len(waits) for waits in self.waits) < Witness.ENOUGH:
+            return None
+        return tuple(percentile99(waits) for waits in self.waits)
 
-def too_slow(p99):
-    before, during = p99
-    return during > max(SLOWDOWN * before, SLOW_SECONDS)
+    def is_slow(self):
+        if p99 := self.p99():
+            twin, abused = p99
+            return abused > SLOWDOWN * twin and abused - twin > SLOW_SECONDS
+        return False
+
+    def and_then(self, later):
+        """The outcome of two rounds."""
+        return Outcome(
+            self.failure or later.failure,
+            later.seen,
+            max(self.growth_mib, later.growth_mib),
+            [some + more for some, more in zip(self.waits, later.waits, strict=True)],
+        )
 
 
 def run(item, program):
+    """Runs a scenario, on as many pairs of servers as it takes to tell."""
+    outcome = run_for_enough(item, program)
+    if outcome.failure is None and outcome.is_slow():
+        again = run_for_enough(item, program)
+        if again.failure is not None or not again.is_slow():
+            return again
+        outcome = again
+        twin, abused = outcome.p99()
+        outcome.failure = (
+            f"99 % of answers took up to {abused * 1000:.1f} ms, and {twin * 1000:.1f} ms at the twin"
+        )
+    return outcome
+
+
+def run_for_enough(item, program):
+    outcome = run_on_one(item, program)
+    for _ in range(PAIRS - 1):
+        few = min(len(waits) for waits in outcome.waits) < Witness.ENOUGH // PAIRS
+        if outcome.failure is not None or outcome.p99() or few:
+            break
+        outcome = outcome.and_then(run_on_one(item, program))
+    return outcome
+
+
+def run_on_one(item, program):
+    """Runs a scenario on a fresh server, beside a fresh twin: where the system puts a process, and
+    beside whom, is chance and then stays, so that no pair should be looked at for long."""
     outcome = Outcome()
-    server = Server(program, "tcp", item.server)
-    abuse = Abuse(server)
-    memory = Memory(server.pid)
-    witness = None
+    server = twin = witness = None
     try:
-        witness = abuse.witness = Witness(server.port)
+        twin = Server(program, "tcp", item.server)
+        server = Server(program, "tcp", item.server)
+        abuse = Abuse(server)
+        memory = Memory(server.pid)
+        witness = abuse.witness = Witness(server.port, twin.port)
         open_before = descriptors(server.pid)
-        witness.endure(UNDISTURBED_SECONDS)
         memory.begin()
         witness.begin()
         try:
-            outcome.seen = item.run(abuse)
+            outcome.seen, outcome.growth_mib = abuse_for_a_while(item, abuse, memory)
             honest = Raw(server.port)
             honest.echo()
             honest.close()
@@ -768,35 +822,47 @@ def run(item, program):
             outcome.failure = str(error)
         except Exception:
             outcome.failure = "the scenario itself failed: " + traceback.format_exc(limit=-3)
+        witness.end()
         if not server.alive():
             outcome.failure = f"the server died: {server.stderr_tail(400)}"
             return outcome
-        outcome.growth_mib = memory.growth_mib()
         if outcome.failure is None and not wait_until(lambda: idle(server.pid)):
             outcome.failure = "the server keeps a processor busy though nothing happens"
-        for raw in abuse.raws:
-            raw.close()
+        abuse.leave()
         witness.stop()
-        outcome.worst_wait, outcome.p99 = witness.worst(), witness.slowdown()
+        outcome.waits = witness.waits()
         if witness.failure:
             outcome.failure = f"the witness: {witness.failure}"
         elif outcome.failure is None and outcome.growth_mib > item.bound_mib:
             outcome.failure = f"memory grew by {outcome.growth_mib:.0f} MiB"
-        elif outcome.failure is None and outcome.p99 and too_slow(outcome.p99):
-            before, during = outcome.p99
-            outcome.failure = f"99 % of answers took {before * 1000:.1f} ms, and now {during * 1000:.0f} ms"
         if outcome.failure is None:
             outcome.failure = left_behind(server.pid, witness, open_before)
         witness.close()
         return outcome
     except (Failed, OSError) as error:
-        died = "" if server.alive() else f" (the server died: {server.stderr_tail(400)})"
+        died = "" if server is None or server.alive() else f" (it died: {server.stderr_tail(400)})"
         outcome.failure = f"{error}{died}"
         return outcome
     finally:
-        if witness:
-            witness.kill()
-        server.kill()
+        for process in (witness, server, twin):
+            if process:
+                process.kill()
+
+
+def abuse_for_a_while(item, abuse, memory):
+    """Runs the scenario once, and again and again if that took some time, but not long.
+
+    Returns what was seen and by how much memory grew, the first time.
+    """
+    begin = time.monotonic()
+    seen = item.run(abuse)
+    growth_mib = memory.growth_mib()
+    if item.once or time.monotonic() - begin < SHORT_SECONDS:
+        return seen, growth_mib
+    while time.monotonic() - begin < LONG_SECONDS:
+        abuse.leave()
+        item.run(abuse)
+    return seen, growth_mib
 
 
 def main():
@@ -824,21 +890,26 @@ def main():
         parser.error("no interop program: cargo build --release -p examples --bin interop")
     program = Program("ours", [str(path.resolve())])
 
-    print(f"{'':4}  {'growth':>7} {'bound':>6}  {'wait':>7} {'p99':>6}  scenario: what the server did")
+    print(
+        f"{'':4}  {'growth':>7} {'bound':>6}  {'wait':>7} {'p99':>7} {'twin':>7} {'':>6}  "
+        "scenario: what the server did"
+    )
     report = []
     for item in chosen:
         try:
             outcome = run(item, program)
         except CheckFailed as error:
             outcome = Outcome(failure=str(error))
-        factor = outcome.factor()
-        slower = "-" if factor is None else f"x {factor:.1f}"
+        base, abused = outcome.p99() or (None, None)
+        factor = abused and abused / max(base, 1e-6)
+        times = [f"{seconds * 1000:4.1f} ms" if seconds else "-" for seconds in (abused, base)]
         print(
             f"{'FAIL' if outcome.failure else 'ok':4}  {outcome.growth_mib:5.1f} M {item.bound_mib:4} M  "
-            f"{outcome.worst_wait * 1000:4.0f} ms {slower:>6}  {item.name}: {outcome.failure or outcome.seen}",
+            f"{outcome.worst() * 1000:4.0f} ms {times[0]:>7} {times[1]:>7} "
+            f"{f'x {factor:.1f}' if factor else '-':>6}  "
+            f"{item.name}: {outcome.failure or outcome.seen}",
             flush=True,
         )
-        before, during = outcome.p99 or (None, None)
         report.append(
             {
                 "scenario": item.id,
@@ -851,9 +922,10 @@ def main():
                 "seen": outcome.seen,
                 "growth_mib": round(outcome.growth_mib, 1),
                 "bound_mib": item.bound_mib,
-                "worst_wait_ms": round(outcome.worst_wait * 1000, 1),
-                "p99_before_ms": before and round(before * 1000, 2),
-                "p99_during_ms": during and round(during * 1000, 2),
+                "worst_wait_ms": round(outcome.worst() * 1000, 1),
+                "answers": len(outcome.waits[1]),
+                "p99_ms": abused and round(abused * 1000, 2),
+                "p99_twin_ms": base and round(base * 1000, 2),
             }
         )
     failed = [entry for entry in report if not entry["ok"]]

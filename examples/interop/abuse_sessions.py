@@ -54,7 +54,7 @@ class Session:
 
     def __init__(self, a, token, flags=0):
         self._abuse = a
-        self.token = token
+        token = self.token = a.token(token)
         self.sent = self.received = 0
         self._next_id = 1
         self.raw = a.raw(setup=False)
@@ -157,8 +157,8 @@ def random_tokens(a):
 
 @scenario("RESUME for tokens that differ a little", 16, covers="C291", server="--resume 3")
 def similar_tokens(a):
-    token = b"0123456789abcdef"
-    victim = Session(a, token)
+    victim = Session(a, b"0123456789abcdef")
+    token = victim.token
     victim.echo()
     for at in range(len(token)):
         for wrong in (token[:at], token[:at] + b"x" + token[at + 1 :], token[at + 1 :] + b"0"):
@@ -204,21 +204,22 @@ def token_in_use(a):
     session.echo()
     for _ in range(500):
         raw = Raw(a.port, setup=False)
-        raw.send(wire(0, SETUP, RESUME_ENABLE, setup_body(token=b"mine")))
+        raw.send(wire(0, SETUP, RESUME_ENABLE, setup_body(token=session.token)))
         said = demand_refusal(raw, REJECTED_SETUP, "the same token")
         raw.close()
     session.echo()
     # Likewise while the session is without a link.
     session.raw.close(reset=True)
     raw = a.raw(setup=False)
-    raw.send(wire(0, SETUP, RESUME_ENABLE, setup_body(token=b"mine")))
+    raw.send(wire(0, SETUP, RESUME_ENABLE, setup_body(token=session.token)))
     demand_refusal(raw, REJECTED_SETUP, "the same token")
     session.resume(cut=False)
     session.echo()
     return said
 
 
-@scenario("tokens of 0, 1 and 65535 bytes", 48, covers="C302", server="--resume 3")
+# Once: after five times its sessions would fill the places for those without a link.
+@scenario("tokens of 0, 1 and 65535 bytes", 48, covers="C302", server="--resume 3", once=True)
 def token_lengths(a):
     raw = a.raw(setup=False)
     raw.send(wire(0, SETUP, RESUME_ENABLE, setup_body(token=b"")))
@@ -244,7 +245,7 @@ def takeovers(a):
     for n in range(1000):
         # The old link stays where it is, and nobody reads what is sent again.
         raw = Raw(a.port, setup=False)
-        raw.send(resume_frame(b"shared", 0, session.sent))
+        raw.send(resume_frame(session.token, 0, session.sent))
         answer = raw.read()
         if answer is None or answer.kind != RESUME_OK:
             raise Failed(f"takeover {n} got {answer}")
@@ -260,27 +261,37 @@ def takeovers(a):
     48,
     cluster=26,
     covers="C296 C306",
-    server="--resume 2",
+    server="--resume 4",
 )
 def vanishing_sessions(a):
-    for n in range(2000):
+    def kept():
+        return int(a.witness.ask(b"stats").rsplit(b"active=", 1)[1])
+
+    tokens = [a.token(b"session %d" % n) for n in range(2000)]
+    for n, token in enumerate(tokens):
         raw = Raw(a.port, setup=False)
-        raw.send(wire(0, SETUP, RESUME_ENABLE, setup_body(token=b"session %d" % n)))
+        raw.send(wire(0, SETUP, RESUME_ENABLE, setup_body(token=token)))
         raw.send(wire(1, REQUEST_RESPONSE, 0, b"never"))
         raw.send(wire(3, REQUEST_RESPONSE, FOLLOWS, bytes(1000)))
         raw.close(reset=n % 2 == 0)
-    kept = int(a.witness.ask(b"stats").rsplit(b"active=", 1)[1])
-    if kept > 1024:
-        raise Failed(f"{kept} sessions are kept")
+    # Of those that came last the server may not know yet that they are gone: they count as having a
+    # link. A moment later, and long before their time is over, there are no more than it keeps.
+    most = at_the_end = kept()
+    deadline = time.monotonic() + 1
+    while at_the_end > 1024:
+        if time.monotonic() > deadline:
+            raise Failed(f"{at_the_end} sessions are kept")
+        a.witness.endure(0.05)
+        at_the_end = kept()
     deadline = time.monotonic() + 15
-    while int(a.witness.ask(b"stats").rsplit(b"active=", 1)[1]):
+    while kept():
         if time.monotonic() > deadline:
             raise Failed("sessions outlive their time")
         a.witness.endure(0.1)
     raw = a.raw(setup=False)
-    raw.send(resume_frame(b"session 1999", 0, 0))
+    raw.send(resume_frame(tokens[-1], 0, 0))
     demand_refusal(raw, REJECTED_RESUME, "a session whose time is over")
-    return f"{kept} kept at the end, none after their time"
+    return f"{at_the_end} kept at the end ({most} in work then), none after their time"
 
 
 def read_all(session, seconds, answer=None):
@@ -417,7 +428,7 @@ def answers_without_question(a):
 def resume_in_the_middle(a):
     session = Session(a, b"middle")
     session.echo()
-    session.raw.send(resume_frame(b"middle", session.received, session.sent))
+    session.raw.send(resume_frame(session.token, session.received, session.sent))
     return demand_refusal(session.raw, CONNECTION_ERROR, "RESUME on a link in use")
 
 

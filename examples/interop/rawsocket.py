@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import select
 import socket
@@ -231,22 +232,28 @@ class Raw:
 
 
 class Witness:
-    """An honest client, a process of its own, that asks for an echo again and again.
+    """An honest client, a process of its own, that asks two servers for an echo, in turn.
+
+    One of them is the server under test. The other one, its *twin*, is the same program with the
+    same options and is left alone: what both are late with is the machine's doing, the abuser's
+    use of the processors included, and only what is beyond that is the server's.
 
     A thread of this process would measure how long the abuser keeps the interpreter to itself.
     """
 
-    # Answers from which 1 % can be told.
-    ENOUGH = 50
+    # Answers of each server from which its slowest 1 % can be told.
+    ENOUGH = 500
 
-    def __init__(self, port):
+    def __init__(self, port, twin):
         self._raw = Raw(port)
         self._raw.echo()
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, __file__, str(port), str(twin)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
-        self._samples = []
-        self._begin = None
+        self._samples = [], []
+        self._begin = self._end = None
         self.failure = None
         # It says that it is at work.
         if not self._process.stdout.readline():
@@ -255,6 +262,10 @@ class Witness:
     def begin(self):
         """From now on there is abuse."""
         self._begin = time.monotonic()
+
+    def end(self):
+        """From now on there is none."""
+        self._end = time.monotonic()
 
     def check(self):
         if self._process.poll() is not None:
@@ -286,17 +297,13 @@ class Witness:
         except ValueError:
             self.failure = "it ended without a word"
 
-    def worst(self):
-        """The longest wait during the abuse, in seconds."""
-        return max((took for at, took in self._samples if at + took >= self._begin), default=0.0)
-
-    def slowdown(self):
-        """The 99th percentiles without abuse and with it, in seconds; None if too few were seen."""
-        before = [took for at, took in self._samples if at + took < self._begin]
-        during = [took for at, took in self._samples if at + took >= self._begin]
-        if min(len(before), len(during)) < self.ENOUGH:
-            return None
-        return percentile99(before), percentile99(during)
+    def waits(self):
+        """How long each answer took during the abuse, in seconds: the twin's, the abused server's."""
+        abused, twin = self._samples
+        return [
+            [took for at, took in samples if at + took >= self._begin and at < self._end]
+            for samples in (twin, abused)
+        ]
 
     def ask(self, data):
         return self._raw.respond(data)
@@ -314,17 +321,29 @@ def percentile99(samples):
     return sorted(samples)[(len(samples) * 99 + 99) // 100 - 1]
 
 
-def be_witness(port):
+def be_witness(ports):
     """The process of a `Witness`: asks until stdin ends, and tells when each answer came."""
-    samples, failure = [], None
+    samples, failure = [[] for _ in ports], None
     try:
-        raw = Raw(port)
-        raw.echo()
-        print("at work", flush=True)
-        while not select.select([sys.stdin], [], [], 0.002)[0]:
-            begin = time.monotonic()
+        raws = [Raw(port) for port in ports]
+        for raw in raws:
             raw.echo()
-            samples.append((begin, time.monotonic() - begin))
+        turns = list(zip(raws, samples, strict=True))
+        # A pause of the collector would count as a server's.
+        gc.disable()
+        print("at work", flush=True)
+        at_work = True
+        while at_work:
+            for raw, seen in turns:
+                # Before each question, so that both are asked by a process that just woke up.
+                if select.select([sys.stdin], [], [], 0.0005)[0]:
+                    at_work = False
+                    break
+                begin = time.monotonic()
+                raw.echo()
+                seen.append((begin, time.monotonic() - begin))
+            # Neither is always the one that is asked after the other.
+            turns.reverse()
     except (Failed, OSError) as error:
         failure = str(error)
     print(json.dumps({"samples": samples, "failure": failure}))
@@ -339,11 +358,23 @@ class Abuse:
         self.server = server
         self.raws = []
         self.witness = None
+        self._turn = 0
 
     def raw(self, setup=True):
         raw = Raw(self.port, setup)
         self.raws.append(raw)
         return raw
+
+    def token(self, name):
+        """A resume token: another one each time that the scenario is run on this server."""
+        return bytes([name[0] ^ self._turn]) + name[1:]
+
+    def leave(self):
+        """Closes all connections."""
+        for raw in self.raws:
+            raw.close()
+        self.raws.clear()
+        self._turn += 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,6 +385,7 @@ class Scenario:
     cluster: int | None
     covers: tuple
     server: tuple
+    once: bool
 
     @property
     def id(self):
@@ -363,12 +395,15 @@ class Scenario:
 SCENARIOS = []
 
 
-def scenario(name, bound_mib=32, cluster=None, covers="", server=""):
-    """Registers a scenario, for a server with these options."""
+def scenario(name, bound_mib=32, cluster=None, covers="", server="", once=False):
+    """Registers a scenario, for a server with these options.
+
+    With `once` it is not run again on a server that has seen it.
+    """
 
     def register(function):
         item = Scenario(
-            function, name, bound_mib, cluster, tuple(covers.split()), tuple(server.split())
+            function, name, bound_mib, cluster, tuple(covers.split()), tuple(server.split()), once
         )
         SCENARIOS.append(item)
         return function
@@ -386,4 +421,4 @@ def demand_error(raw, stream, codes, what):
 
 
 if __name__ == "__main__":
-    be_witness(int(sys.argv[1]))
+    be_witness([int(port) for port in sys.argv[1:]])
