@@ -266,8 +266,17 @@ impl Server {
     }
 
     /// Serves until `shutdown` is ready, then ends in good order: takes no more
-    /// connections, tells the clients (CONNECTION_CLOSE), and lets open streams
-    /// end, for at most the drain timeout.
+    /// clients, tells those it has (CONNECTION_CLOSE), and lets open streams end,
+    /// for at most the drain timeout.
+    ///
+    /// With [`resume`](Self::resume) it goes on listening meanwhile: clients that
+    /// lose their link get their session back on another one, and whoever comes
+    /// for a new session is rejected. Without, the listener is closed at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`serve`](Self::serve): dropping the future closes the listener and drops
+    /// all connections.
     ///
     /// # Errors
     ///

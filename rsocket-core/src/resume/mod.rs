@@ -1,5 +1,7 @@
-//! Where sessions lie, so that they outlive the process that had them.
+//! How sessions outlive their links, and the process that had them.
 //!
+//! - [`Resume`] says how long, and in what memory: a client and a server each
+//!   have one.
 //! - [`ResumeStore`] is what a store is: rows of bytes under the token of a
 //!   session, changed a [`Batch`] at a time.
 //! - [`MemoryStore`] lasts as long as its process.
