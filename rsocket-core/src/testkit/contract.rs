@@ -50,7 +50,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Chaos, Random, seeds};
+use super::{Chaos, Random, halves::chain, seeds};
 use crate::{
     Backoff, Client, CloseReason, Demand, DemandPolicy, Error, Failure, Payload, PayloadStream,
     Requester, Responder, Server,
@@ -560,7 +560,7 @@ async fn channel(peers: &Peers, count: usize, payload: fn(usize) -> Payload) {
     for n in 0..count {
         let echo = echoes.next().await;
         let echo = echo.unwrap_or_else(|| panic!("it ended before payload {n}"));
-        let echo = echo.unwrap_or_else(|error| panic!("payload {n}: {}", causes(&error)));
+        let echo = echo.unwrap_or_else(|error| panic!("payload {n}: {}", chain(&error)));
         assert!(echo == payload(n), "payload {n} came back as {echo:?}");
     }
     let end = echoes.next().await.transpose().expect("it ends well");
@@ -597,7 +597,7 @@ async fn request_response(peers: &Peers, count: usize, payload: fn(usize) -> Pay
         .map(async |n| {
             let request = payload(n);
             let answer = peers.client.request_response(request.clone()).await;
-            let answer = answer.unwrap_or_else(|error| panic!("request {n}: {}", causes(&error)));
+            let answer = answer.unwrap_or_else(|error| panic!("request {n}: {}", chain(&error)));
             assert!(answer == request, "request {n} came back as {answer:?}");
         })
         .buffer_unordered(AT_ONCE)
@@ -654,7 +654,7 @@ pub async fn a_stream_waits_for_delayed_request_n(peers: &mut Peers) {
 async fn expect_answer(answers: &mut PayloadStream, n: usize) {
     let answer = answers.next().await;
     let answer = answer.unwrap_or_else(|| panic!("it ended before payload {n}"));
-    let answer = answer.unwrap_or_else(|error| panic!("payload {n}: {}", causes(&error)));
+    let answer = answer.unwrap_or_else(|error| panic!("payload {n}: {}", chain(&error)));
     assert_eq!(answer, small(n), "payload {n}");
 }
 
@@ -681,15 +681,4 @@ impl Peers {
             "{produced} payloads were taken, {count} asked for"
         );
     }
-}
-
-/// The error and all that led to it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

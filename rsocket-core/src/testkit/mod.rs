@@ -4,6 +4,7 @@
 //!   transport has to do, frame by frame. A transport is done when it passes.
 //! - [`transport_contract!`](crate::transport_contract): what users get over a
 //!   transport, conversation by conversation.
+//! - [`halves`]: links, frame by frame, for what else a transport does.
 //! - [`Chaos`]: links that hesitate and break, from a seed.
 //! - [`Peer`]: one session of the protocol, spoken to frame by frame.
 //! - [`Torment`]: one session, given any frames and any calls.
@@ -15,6 +16,8 @@ mod chaos;
 pub mod conformance;
 #[cfg(feature = "tokio")]
 pub mod contract;
+#[cfg(feature = "tokio")]
+pub mod halves;
 mod link;
 mod notation;
 mod peer;

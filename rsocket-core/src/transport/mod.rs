@@ -16,6 +16,7 @@
 mod error;
 mod frames;
 pub mod memory;
+mod queue;
 mod registry;
 
 use std::{
@@ -32,6 +33,7 @@ use bytes::Bytes;
 pub use self::{
     error::{TransportError, TransportErrorKind},
     frames::{InFrame, OutFrame, Part},
+    queue::WriteQueue,
     registry::{Transports, UrlError},
 };
 

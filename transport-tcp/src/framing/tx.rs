@@ -4,15 +4,13 @@
 //! [`HIGH_WATER`] and one frame.
 
 use std::{
-    collections::VecDeque,
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Buf, Bytes};
-use rsocket_core::transport::{FrameTx, OutFrame, Part, TransportError};
+use rsocket_core::transport::{FrameTx, OutFrame, TransportError, WriteQueue};
 use tokio::io::AsyncWrite;
 
 use super::{Fault, PREFIX_LEN, farewell::Farewell, stream_error};
@@ -23,26 +21,14 @@ use super::{Fault, PREFIX_LEN, farewell::Farewell, stream_error};
 /// pins no more than this beside what the kernel buffers.
 const HIGH_WATER: usize = 64 * 1024;
 
-/// From this length on, bytes that are shared are written from where they are.
-///
-/// Over loopback (`benches/framing.rs`) a copy costs no more than a reference and
-/// two more pieces for `writev` up to here, and about as much up to 32 KiB. Above,
-/// not copying tends to win, and it keeps long payloads from being held twice.
-const SHARE_FROM: usize = 16 * 1024;
-
-/// Memory that the queue keeps when it is empty, in bytes; what grew beyond it
-/// for a long frame is given back. Twice the mark, as a queue just below the
-/// mark takes one more short frame.
+/// Memory that the queue keeps when it is empty, in bytes. Twice the mark, as a
+/// queue just below the mark takes one more short frame.
 const KEPT_CAPACITY: usize = 2 * HIGH_WATER;
-
-/// Pieces in one vectored write. The mark is reached with four shared parts, and
-/// each has one copied piece in front.
-const MAX_SLICES: usize = 16;
 
 /// Frames on their way into `W`.
 pub(crate) struct StreamTx<W: AsyncWrite + Unpin> {
     write: W,
-    queue: Queue,
+    queue: WriteQueue,
     max_frame_len: usize,
     /// Whether `write` takes several pieces at once; else all is copied, as each
     /// piece would be a write of its own.
@@ -59,7 +45,7 @@ impl<W: AsyncWrite + Unpin> StreamTx<W> {
         Self {
             is_vectored: write.is_write_vectored(),
             write,
-            queue: Queue::default(),
+            queue: WriteQueue::new(KEPT_CAPACITY),
             max_frame_len,
             is_unflushed: false,
             farewell,
@@ -71,10 +57,10 @@ impl<W: AsyncWrite + Unpin> StreamTx<W> {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         while !self.queue.is_empty() {
             let write = Pin::new(&mut self.write);
-            let written = if self.queue.shared.is_empty() {
-                write.poll_write(cx, self.queue.copied())
+            let written = if let Some(bytes) = self.queue.copied() {
+                write.poll_write(cx, bytes)
             } else {
-                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let mut slices = [IoSlice::new(&[]); WriteQueue::MAX_SLICES];
                 let slices = self.queue.fill(&mut slices);
                 write.poll_write_vectored(cx, slices)
             };
@@ -90,10 +76,24 @@ impl<W: AsyncWrite + Unpin> StreamTx<W> {
         Poll::Ready(Ok(()))
     }
 
+    /// Appends a frame and its length.
+    #[inline]
+    fn push(&mut self, frame: &OutFrame<'_>, len: usize) {
+        let [.., high, middle, low] = len.to_be_bytes();
+        let prefix = [high, middle, low];
+        if len >= WriteQueue::SHARE_FROM && self.is_vectored {
+            self.queue.room(PREFIX_LEN).extend_from_slice(&prefix);
+            return self.queue.share(frame);
+        }
+        let out = self.queue.room(PREFIX_LEN + len);
+        out.extend_from_slice(&prefix);
+        frame.put(out);
+    }
+
     /// Marks the half as dead and frees what nobody will write any more.
     fn fail(&mut self, error: io::Error) -> TransportError {
         self.fault = Some(Fault::Io(error.kind()));
-        self.queue = Queue::default();
+        self.queue = WriteQueue::new(KEPT_CAPACITY);
         stream_error(error)
     }
 
@@ -128,7 +128,7 @@ impl<W: AsyncWrite + Send + Unpin + 'static> FrameTx for StreamTx<W> {
             "a frame of {len} bytes on a link that takes {}",
             self.max_frame_len
         );
-        self.queue.push(frame, len, self.is_vectored);
+        self.push(frame, len);
         Poll::Ready(Ok(()))
     }
 
@@ -178,149 +178,11 @@ impl<W: AsyncWrite + Unpin> Drop for StreamTx<W> {
     }
 }
 
-/// Bytes in the order in which they are to be written.
-#[derive(Default)]
-struct Queue {
-    /// Prefixes, heads, and parts that were copied.
-    copied: Vec<u8>,
-    /// Bytes of `copied` that are written already.
-    start: usize,
-    /// Parts that were not copied, in order.
-    shared: VecDeque<Shared>,
-    /// Bytes left in `shared`.
-    shared_len: usize,
-}
-
-struct Shared {
-    /// Where in `copied` the bytes belong: behind all that precedes this offset.
-    at: usize,
-    bytes: Bytes,
-}
-
-impl Queue {
-    fn len(&self) -> usize {
-        self.copied.len() - self.start + self.shared_len
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All there is, if nothing is shared.
-    fn copied(&self) -> &[u8] {
-        self.copied.get(self.start..).unwrap_or_default()
-    }
-
-    #[inline]
-    fn push(&mut self, frame: &OutFrame<'_>, len: usize, may_share: bool) {
-        self.make_room(PREFIX_LEN + if len < SHARE_FROM { len } else { 0 });
-        let [.., high, middle, low] = len.to_be_bytes();
-        self.copied.extend_from_slice(&[high, middle, low]);
-        if len < SHARE_FROM {
-            frame.put(&mut self.copied);
-        } else {
-            self.push_long(frame, may_share);
-        }
-    }
-
-    #[cold]
-    fn push_long(&mut self, frame: &OutFrame<'_>, may_share: bool) {
-        for part in frame.parts() {
-            if may_share && is_worth_sharing(&part) {
-                let bytes = part.to_bytes();
-                self.shared_len += bytes.len();
-                self.shared.push_back(Shared {
-                    at: self.copied.len(),
-                    bytes,
-                });
-            } else {
-                self.make_room(part.as_slice().len());
-                self.copied.extend_from_slice(part.as_slice());
-            }
-        }
-    }
-
-    #[inline]
-    fn make_room(&mut self, needed: usize) {
-        if self.copied.capacity() - self.copied.len() < needed {
-            self.grow(needed);
-        }
-    }
-
-    #[cold]
-    fn grow(&mut self, needed: usize) {
-        // Moves at most as many bytes as were written since the last move, so
-        // that a stream which is never quite empty costs one copy a byte.
-        if self.start >= self.copied.len() / 2 {
-            self.copied.drain(..self.start);
-            for shared in &mut self.shared {
-                shared.at -= self.start;
-            }
-            self.start = 0;
-        }
-        self.copied.reserve(needed);
-    }
-
-    /// The next pieces to be written, as many as fit.
-    fn fill<'a, 'b>(&'a self, slices: &'b mut [IoSlice<'a>; MAX_SLICES]) -> &'b [IoSlice<'a>] {
-        let mut slots = slices.iter_mut();
-        let mut used = 0;
-        let mut place = |piece: &'a [u8]| {
-            if !piece.is_empty()
-                && let Some(slot) = slots.next()
-            {
-                *slot = IoSlice::new(piece);
-                used += 1;
-            }
-        };
-        let mut at = self.start;
-        for shared in &self.shared {
-            place(self.copied.get(at..shared.at).unwrap_or_default());
-            place(&shared.bytes);
-            at = shared.at;
-        }
-        place(self.copied.get(at..).unwrap_or_default());
-        slices.get(..used).unwrap_or_default()
-    }
-
-    /// Forgets `n` bytes that were written.
-    fn advance(&mut self, n: usize) {
-        // A stream that claims to have written more than it was given is wrong,
-        // but not a reason to panic.
-        let mut left = n.min(self.len());
-        while let Some(front) = self.shared.front_mut() {
-            let before = front.at - self.start;
-            if left < before {
-                break;
-            }
-            left -= before;
-            self.start = front.at;
-            let part = left.min(front.bytes.len());
-            left -= part;
-            self.shared_len -= part;
-            front.bytes.advance(part);
-            if !front.bytes.is_empty() {
-                return;
-            }
-            self.shared.pop_front();
-        }
-        self.start += left;
-        if self.is_empty() {
-            self.copied.clear();
-            self.start = 0;
-            if self.copied.capacity() > KEPT_CAPACITY {
-                self.copied.shrink_to(KEPT_CAPACITY);
-            }
-        }
-    }
-}
-
-fn is_worth_sharing(part: &Part<'_>) -> bool {
-    part.is_shared() && part.as_slice().len() >= SHARE_FROM
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use rsocket_core::transport::Part;
+
     use super::*;
 
     /// Takes what a seed decides, in small bites, with pauses.
@@ -459,51 +321,14 @@ mod tests {
     }
 
     #[test]
-    fn sending_allocates_nothing_once_the_buffer_has_its_size() {
-        let mut tx = nibbled(1, true, 1 << 20);
-        let mut batch = || {
-            for _ in 0..32 {
-                let frame = OutFrame::new(&[1; 9], Part::EMPTY, Part::slice(&[2; 200]));
-                assert!(tx.poll_send(&mut context(), &frame).is_ready());
-            }
-            flush(&mut tx);
-            (tx.queue.copied.as_ptr(), tx.queue.copied.capacity())
-        };
-        let first = batch();
-        for _ in 0..1000 {
-            assert_eq!(batch(), first);
-        }
-    }
-
-    #[test]
-    fn a_queue_that_is_never_empty_stays_bounded() {
-        let mut tx = nibbled(3, true, 1 << 20);
-        for _ in 0..20_000 {
-            let frame = OutFrame::new(&[1; 9], Part::EMPTY, Part::slice(&[2; 3000]));
-            let _ = tx.poll_send(&mut context(), &frame).map(Result::unwrap);
-            tx.write.taken.clear();
-        }
-        assert!(tx.queue.copied.capacity() <= 4 * HIGH_WATER);
-    }
-
-    #[test]
-    fn memory_for_a_long_frame_is_given_back() {
-        let mut tx = nibbled(4, true, 1 << 20);
-        let long = vec![1; 1 << 20];
-        let frame = OutFrame::new(&[], Part::EMPTY, Part::slice(&long));
-        assert!(tx.poll_send(&mut context(), &frame).is_ready());
-        flush(&mut tx);
-        assert!(tx.queue.copied.capacity() <= KEPT_CAPACITY);
-    }
-
-    #[test]
-    fn long_shared_parts_are_not_copied() {
-        let mut tx = nibbled(5, true, 1 << 20);
-        let long = Bytes::from(vec![1; SHARE_FROM]);
+    fn streams_that_take_one_piece_at_a_time_get_one() {
+        let long = Bytes::from(vec![1; WriteQueue::SHARE_FROM]);
         let frame = OutFrame::new(&[7; 9], Part::EMPTY, Part::shared(&long, &long));
-        assert!(tx.poll_send(&mut context(), &frame).is_ready());
-        assert_eq!(tx.queue.copied.len(), PREFIX_LEN + 9);
-        assert_eq!(tx.queue.shared[0].bytes.as_ptr(), long.as_ptr());
+        for is_vectored in [true, false] {
+            let mut tx = nibbled(5, is_vectored, 1 << 20);
+            assert!(tx.poll_send(&mut context(), &frame).is_ready());
+            assert_eq!(tx.queue.copied().is_none(), is_vectored);
+        }
     }
 
     #[test]

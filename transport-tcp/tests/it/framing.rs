@@ -7,8 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::common::*;
 use bytes::Bytes;
+use rsocket_core::testkit::halves::*;
 use rsocket_core::transport::{
     FrameTx, InFrame, Link, LinkInfo, OutFrame, Part, Received, TransportErrorKind,
 };

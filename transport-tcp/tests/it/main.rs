@@ -6,7 +6,8 @@
     reason = "helpers of tests, which clippy takes for something else"
 )]
 
-mod common;
+#[cfg(feature = "tls")]
+mod authority;
 mod framing;
 mod reconnect;
 mod sweep;

@@ -7,10 +7,9 @@ use std::{
     time::Duration,
 };
 
-use crate::common::watched;
 use rsocket_core::{
     Backoff, Client, CloseReason, ConnectionState, Error, Handlers, Reconnect, Reconnecting,
-    WhenDown, serve, transport::Listener as _,
+    WhenDown, serve, testkit::halves::watched, transport::Listener as _,
 };
 use rsocket_transport_tcp::{TcpConnector, TcpListener};
 

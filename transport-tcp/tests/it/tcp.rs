@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::common::*;
+use rsocket_core::testkit::halves::*;
 use rsocket_core::transport::{
     Connector as _, Listener as _, OutFrame, Part, Received, TransportErrorKind,
 };

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::common::*;
-use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
+use crate::authority::{Authority, Identity};
+use rsocket_core::testkit::halves::*;
 use rsocket_core::transport::{
     Connector as _, Link, Listener as _, Received, TransportError, TransportErrorKind, Transports,
 };
@@ -13,73 +13,9 @@ use rsocket_transport_tcp::{
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-/// A certificate authority that exists for one test.
-struct Authority {
-    certificate: Certificate,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate and its key, both in PEM.
-struct Identity {
-    cert: String,
-    key: String,
-    der: Vec<u8>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        Self {
-            certificate,
-            issuer,
-        }
-    }
-
-    fn issue(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Identity {
-            cert: certificate.pem(),
-            key: key.serialize_pem(),
-            der: certificate.der().to_vec(),
-        }
-    }
-
-    fn pem(&self) -> String {
-        self.certificate.pem()
-    }
-
-    fn roots(&self) -> Roots {
-        Roots::pem(self.pem().as_bytes()).unwrap()
-    }
-
-    async fn listener(&self, clients: Option<Roots>) -> TlsListener {
-        let Identity { cert, key, .. } = self.issue("localhost");
-        let mut config = tls::server_config(cert.as_bytes(), key.as_bytes()).unwrap();
-        if let Some(roots) = clients {
-            config = config.with_client_auth(roots);
-        }
-        let config = config.build().unwrap();
-        TlsListener::bind("127.0.0.1:0", config).await.unwrap()
-    }
-
-    /// What a client needs that trusts this authority and shows `identity`.
-    fn client(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
-        let config = tls::client_config(self.roots());
-        match identity {
-            Some(Identity { cert, key, .. }) => config
-                .with_identity(cert.as_bytes(), key.as_bytes())
-                .unwrap()
-                .build()
-                .unwrap(),
-            None => config.build().unwrap(),
-        }
-    }
+async fn listener(authority: &Authority, clients: Option<Roots>) -> TlsListener {
+    let config = authority.server(clients);
+    TlsListener::bind("127.0.0.1:0", config).await.unwrap()
 }
 
 fn connector(listener: &TlsListener, config: Arc<ClientConfig>) -> TlsConnector {
@@ -104,7 +40,7 @@ async fn frames_arrive_whole_and_in_order_both_ways_and_close_ends_them() {
             0, 1, 5, 4095, 4096, 4097, 65_535, 65_536, 65_537, 16_777_215, 2,
         ];
         let authority = Authority::new();
-        let mut listener = authority.listener(None).await;
+        let mut listener = listener(&authority, None).await;
         let connector = connector(&listener, authority.client(None));
         let (client, server) = pair(&mut listener, &connector).await;
         let (mut client_tx, mut client_rx) = client.split();
@@ -132,7 +68,7 @@ async fn frames_arrive_whole_and_in_order_both_ways_and_close_ends_them() {
 #[tokio::test]
 async fn both_ends_know_what_tls_established() {
     let authority = Authority::new();
-    let mut listener = authority.listener(None).await;
+    let mut listener = listener(&authority, None).await;
     let connector = connector(&listener, authority.client(None));
     let (client, server) = pair(&mut listener, &connector).await;
 
@@ -152,7 +88,7 @@ async fn both_ends_know_what_tls_established() {
 async fn a_server_that_asks_knows_the_clients_certificate() {
     let authority = Authority::new();
     let alice = authority.issue("alice");
-    let mut listener = authority.listener(Some(authority.roots())).await;
+    let mut listener = listener(&authority, Some(authority.roots())).await;
     let connector = connector(&listener, authority.client(Some(&alice)));
     let (_client, server) = pair(&mut listener, &connector).await;
     let seen = server.info().tls.as_ref().unwrap();
@@ -187,7 +123,7 @@ async fn the_protocol_agreed_on_is_known() {
 #[tokio::test]
 async fn a_server_by_an_unknown_authority_is_refused() {
     let authority = Authority::new();
-    let mut listener = authority.listener(None).await;
+    let mut listener = listener(&authority, None).await;
     let connector = connector(&listener, Authority::new().client(None));
     let (client, server) = attempt(&mut listener, &connector).await;
     assert_eq!(
@@ -200,7 +136,7 @@ async fn a_server_by_an_unknown_authority_is_refused() {
 #[tokio::test]
 async fn a_server_of_another_name_is_refused() {
     let authority = Authority::new();
-    let mut listener = authority.listener(None).await;
+    let mut listener = listener(&authority, None).await;
     let tcp = TcpConnector::new(listener.local_addr());
     let name = "elsewhere".try_into().unwrap();
     let connector = TlsConnector::new(tcp, authority.client(None), name);
@@ -216,7 +152,7 @@ async fn a_client_without_a_good_certificate_is_refused() {
     let authority = Authority::new();
     let stranger = Authority::new().issue("alice");
     for identity in [None, Some(&stranger)] {
-        let mut listener = authority.listener(Some(authority.roots())).await;
+        let mut listener = listener(&authority, Some(authority.roots())).await;
         let connector = connector(&listener, authority.client(identity));
         let (client, server) = attempt(&mut listener, &connector).await;
         assert_eq!(
@@ -240,7 +176,7 @@ async fn a_client_without_a_good_certificate_is_refused() {
 #[tokio::test]
 async fn a_client_that_speaks_no_tls_or_nothing_disturbs_nobody() {
     let authority = Authority::new();
-    let mut listener = authority.listener(None).await;
+    let mut listener = listener(&authority, None).await;
     let _silent = TcpStream::connect(listener.local_addr()).await.unwrap();
     let silent_handshake = listener.accept().await.unwrap();
     let mut plain = TcpStream::connect(listener.local_addr()).await.unwrap();
@@ -276,7 +212,7 @@ async fn a_server_that_speaks_no_tls_is_refused_by_the_client() {
 #[tokio::test]
 async fn a_sending_half_that_is_dropped_is_told_from_one_that_is_closed() {
     let authority = Authority::new();
-    let mut listener = authority.listener(None).await;
+    let mut listener = listener(&authority, None).await;
     let connector = connector(&listener, authority.client(None));
     for is_closed in [false, true] {
         let (client, server) = pair(&mut listener, &connector).await;

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::common::*;
+use rsocket_core::testkit::halves::*;
 use rsocket_core::transport::{Connector as _, Listener as _, Received, TransportErrorKind};
 use rsocket_transport_tcp::{UnixConnector, UnixListener};
 

@@ -1,6 +1,6 @@
 //! URLs that choose a transport at run time.
 
-use crate::common::*;
+use rsocket_core::testkit::halves::*;
 use rsocket_core::transport::{TransportErrorKind, Transports};
 
 fn transports() -> Transports {

@@ -9,8 +9,8 @@
 //! Spec: RFC 6455, sections 5 to 7; \[C004, C006\].
 
 mod header;
+mod message;
 mod outlet;
-mod queue;
 mod rx;
 mod tx;
 

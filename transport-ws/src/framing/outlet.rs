@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use rsocket_core::transport::WriteQueue;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
@@ -30,7 +31,7 @@ use tokio::{
 use super::{
     Role,
     header::{LONGEST_CONTROL, Mask, OpCode},
-    queue::Queue,
+    message::{self, put_control},
 };
 
 /// How long the peer has to read what was sent and to close: a few round trips
@@ -47,7 +48,7 @@ impl<W: AsyncWrite + Send + Unpin + 'static> Outlet<W> {
             write: Some(write),
             role,
             news: News::default(),
-            writing: Queue::default(),
+            writing: message::queue(),
             is_reply_closing: false,
             is_unflushed: false,
             is_tx_busy: false,
@@ -71,7 +72,7 @@ pub(super) struct State<W> {
     /// What the receiving half wants to be said, and nobody has begun to write.
     pub(super) news: News,
     /// What the receiving half has begun to write.
-    writing: Queue,
+    writing: WriteQueue,
     /// Whether a closing frame is at its end, or was.
     is_reply_closing: bool,
     /// Whether `write` may hold bytes that only its flush hands on.
@@ -102,13 +103,13 @@ impl News {
     }
 
     /// Moves everything to the end of `queue`; whether that closes it.
-    pub(super) fn put(&mut self, queue: &mut Queue, role: Role) -> bool {
+    pub(super) fn put(&mut self, queue: &mut WriteQueue, role: Role) -> bool {
         if let Some(pong) = self.pong.take() {
-            queue.push_control(OpCode::Pong, pong.as_slice(), role.mask());
+            put_control(queue, OpCode::Pong, pong.as_slice(), role.mask());
         }
         let close = self.close.take();
         if let Some(close) = &close {
-            queue.push_control(OpCode::Close, close.as_slice(), role.mask());
+            put_control(queue, OpCode::Close, close.as_slice(), role.mask());
         }
         close.is_some()
     }
@@ -235,7 +236,7 @@ impl<W: AsyncWrite + Unpin> State<W> {
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        queue: &Queue,
+        queue: &WriteQueue,
     ) -> Poll<io::Result<usize>> {
         let Some(write) = &mut self.write else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -244,7 +245,7 @@ impl<W: AsyncWrite + Unpin> State<W> {
         let written = if let Some(bytes) = queue.copied() {
             write.poll_write(cx, bytes)
         } else {
-            let mut slices = [io::IoSlice::new(&[]); super::queue::MAX_SLICES];
+            let mut slices = [io::IoSlice::new(&[]); WriteQueue::MAX_SLICES];
             let slices = queue.fill(&mut slices);
             write.poll_write_vectored(cx, slices)
         };

@@ -9,14 +9,14 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use rsocket_core::transport::{FrameTx, OutFrame, TransportError};
+use rsocket_core::transport::{FrameTx, OutFrame, TransportError, WriteQueue};
 use tokio::io::AsyncWrite;
 
 use super::{
     Fault, Role, code,
     header::OpCode,
+    message::{self, put_binary, put_control},
     outlet::{Outlet, State},
-    queue::Queue,
     stream_error,
 };
 
@@ -37,7 +37,7 @@ pub(super) struct SocketTx<W: AsyncWrite + Send + Unpin + 'static> {
 
 /// What is queued.
 struct Batch {
-    queue: Queue,
+    queue: WriteQueue,
     role: Role,
     /// Whether a closing frame is at the end of the queue, or was.
     is_closing: bool,
@@ -49,7 +49,7 @@ impl<W: AsyncWrite + Send + Unpin + 'static> SocketTx<W> {
         Self {
             outlet,
             batch: Batch {
-                queue: Queue::default(),
+                queue: message::queue(),
                 role,
                 is_closing: false,
             },
@@ -72,7 +72,7 @@ impl<W: AsyncWrite + Send + Unpin + 'static> SocketTx<W> {
 
     /// Marks the half as dead and frees what nobody will write any more.
     fn fail(&mut self, failed: Failed) -> TransportError {
-        self.batch.queue = Queue::default();
+        self.batch.queue = message::queue();
         match failed {
             Failed::Io(error) => {
                 self.fault = Some(Fault::Io(error.kind()));
@@ -167,7 +167,7 @@ impl<W: AsyncWrite + Send + Unpin + 'static> FrameTx for SocketTx<W> {
             self.max_frame_len
         );
         let mask = self.batch.role.mask();
-        self.batch.queue.push(frame, len, mask, self.is_vectored);
+        put_binary(&mut self.batch.queue, frame, len, mask, self.is_vectored);
         Poll::Ready(Ok(()))
     }
 
@@ -190,7 +190,7 @@ impl<W: AsyncWrite + Send + Unpin + 'static> FrameTx for SocketTx<W> {
                 let Batch { queue, role, .. } = &mut self.batch;
                 state.news.put(queue, *role);
                 let code = code::NORMAL.to_be_bytes();
-                queue.push_control(OpCode::Close, &code, role.mask());
+                put_control(queue, OpCode::Close, &code, role.mask());
                 self.batch.is_closing = true;
             }
         }

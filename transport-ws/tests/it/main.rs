@@ -8,6 +8,9 @@
     reason = "helpers of tests, which clippy takes for something else"
 )]
 
+#[cfg(feature = "tls")]
+#[path = "../../../transport-tcp/tests/it/authority.rs"]
+mod authority;
 mod closing;
 mod common;
 mod handshake;

@@ -1,76 +1,11 @@
 //! `wss:`: who is let in, and what is known about them.
 
-use std::sync::Arc;
-
-use crate::common::*;
-use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
+use crate::{authority::Authority, common::*};
 use rsocket_core::transport::{Connector as _, Listener as _, TransportErrorKind, Transports};
-use rsocket_transport_ws::{
-    WsConnector, WsListener,
-    tls::{self, Roots, rustls::ClientConfig},
-};
+use rsocket_transport_ws::{WsConnector, WsListener, tls::Roots};
 
-/// A certificate authority that exists for one test.
-struct Authority {
-    certificate: Certificate,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate and its key, both in PEM.
-struct Identity {
-    cert: String,
-    key: String,
-    der: Vec<u8>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        Self {
-            certificate,
-            issuer,
-        }
-    }
-
-    fn issue(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Identity {
-            cert: certificate.pem(),
-            key: key.serialize_pem(),
-            der: certificate.der().to_vec(),
-        }
-    }
-
-    fn roots(&self) -> Roots {
-        Roots::pem(self.certificate.pem().as_bytes()).unwrap()
-    }
-
-    async fn listener(&self, clients: Option<Roots>) -> WsListener {
-        let Identity { cert, key, .. } = self.issue("localhost");
-        let mut config = tls::server_config(cert.as_bytes(), key.as_bytes()).unwrap();
-        if let Some(roots) = clients {
-            config = config.with_client_auth(roots);
-        }
-        listener().await.tls(config.build().unwrap())
-    }
-
-    fn client(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
-        let config = tls::client_config(self.roots());
-        match identity {
-            Some(Identity { cert, key, .. }) => config
-                .with_identity(cert.as_bytes(), key.as_bytes())
-                .unwrap(),
-            None => config,
-        }
-        .build()
-        .unwrap()
-    }
+async fn secure(authority: &Authority, clients: Option<Roots>) -> WsListener {
+    listener().await.tls(authority.server(clients))
 }
 
 fn url(listener: &WsListener) -> String {
@@ -80,7 +15,7 @@ fn url(listener: &WsListener) -> String {
 #[tokio::test]
 async fn the_acceptor_sees_who_the_client_is_and_what_it_asked_for() {
     let authority = Authority::new();
-    let mut listener = authority.listener(Some(authority.roots())).await;
+    let mut listener = secure(&authority, Some(authority.roots())).await;
     let alice = authority.issue("alice");
     let connector = WsConnector::new(url(&listener)).tls(authority.client(Some(&alice)));
     let (client, server) = pair(&mut listener, &connector).await;
@@ -107,7 +42,7 @@ async fn the_acceptor_sees_who_the_client_is_and_what_it_asked_for() {
 async fn who_cannot_show_a_certificate_is_not_let_in() {
     watched(async {
         let (ours, theirs) = (Authority::new(), Authority::new());
-        let mut listener = ours.listener(Some(ours.roots())).await;
+        let mut listener = secure(&ours, Some(ours.roots())).await;
         let mallory = theirs.issue("mallory");
         for identity in [None, Some(&mallory)] {
             let connector = WsConnector::new(url(&listener)).tls(ours.client(identity));
@@ -131,7 +66,7 @@ async fn who_cannot_show_a_certificate_is_not_let_in() {
 async fn a_server_that_nobody_vouches_for_is_not_trusted() {
     watched(async {
         let (ours, theirs) = (Authority::new(), Authority::new());
-        let mut listener = theirs.listener(None).await;
+        let mut listener = secure(&theirs, None).await;
         let connector = WsConnector::new(url(&listener)).tls(ours.client(None));
         let accepting = async { listener.accept().await.unwrap().await };
         let (connected, accepted) = tokio::join!(connector.connect(), accepting);
@@ -148,7 +83,7 @@ async fn a_server_that_nobody_vouches_for_is_not_trusted() {
 async fn a_client_without_tls_is_turned_away() {
     watched(async {
         let authority = Authority::new();
-        let mut listener = authority.listener(None).await;
+        let mut listener = secure(&authority, None).await;
         let plain = WsConnector::new(url(&listener).replace("wss:", "ws:"));
         let accepting = async { listener.accept().await.unwrap().await };
         let (connected, accepted) = tokio::join!(plain.connect(), accepting);
@@ -173,7 +108,7 @@ async fn urls_name_the_files_behind_a_hash_that_is_never_sent() {
         std::fs::write(&path, content).unwrap();
         path.display().to_string()
     };
-    let ca = file("ca.pem", &authority.certificate.pem());
+    let ca = file("ca.pem", &authority.pem());
     let (cert, key) = (file("s.pem", &server.cert), file("s.key", &server.key));
     let (my_cert, my_key) = (file("c.pem", &client.cert), file("c.key", &client.key));
 
