@@ -9,12 +9,15 @@
 //! [`Driver`] is the connection's one task. It reads the link,
 //! serves requests, keeps time, and finishes what others could not: frames that
 //! the link did not take, and flushes put off so that they cover many frames.
+//! Where requests come one at a time, whoever waits reads: see [`solo`].
 
+mod bell;
 mod dispatch;
 mod lease;
 mod resume;
 mod saving;
 mod serve;
+mod solo;
 mod task;
 mod way_back;
 
@@ -36,6 +39,10 @@ pub(crate) use self::{
     serve::Outbound,
     task::{Accepting, Acceptor, Driver},
 };
+use self::{
+    bell::Bell,
+    solo::{Licence, Line},
+};
 use crate::{
     error::{CloseReason, Error},
     proto::{Capacity, Open, Progress, Session, StreamKey, Take, Wake},
@@ -44,7 +51,12 @@ use crate::{
 
 /// What a connection's handles and its driver share.
 pub(crate) struct Shared {
+    /// The link's receiving half; locked before `inner`.
+    line: Mutex<Line>,
     inner: Mutex<Inner>,
+    bell: Arc<Bell>,
+    /// Rings it.
+    bell_waker: Waker,
     closed: watch::Sender<Option<CloseReason>>,
     link: LinkInfo,
     /// Handles through which the application may still open requests.
@@ -63,6 +75,15 @@ pub(crate) struct Inner {
     adopted: Option<resume::NewLink>,
     /// By slot: who waits on which stream.
     waiting: Vec<Waiting>,
+    /// Who may read the link.
+    licence: Licence,
+    bell: Arc<Bell>,
+    /// Answers in a row to requests that were alone in flight.
+    alone: u32,
+    /// The number of the link, since one may be replaced while it is read.
+    link_no: u64,
+    /// The link has nothing more to give; the driver is to know.
+    gone: Option<CloseReason>,
     /// Tasks that wait for room among the frames of stream 0.
     push_waiters: Vec<Waker>,
     driver: Waker,
@@ -102,12 +123,20 @@ impl Shared {
         link: LinkInfo,
         close_when_unused: bool,
     ) -> Arc<Self> {
+        let bell = Arc::new(Bell::new());
         Arc::new(Self {
+            line: Mutex::default(),
+            bell_waker: Waker::from(Arc::clone(&bell)),
             inner: Mutex::new(Inner {
                 session,
                 tx: Some(tx),
                 adopted: None,
                 waiting: Vec::new(),
+                licence: Licence::Kept,
+                bell: Arc::clone(&bell),
+                alone: 0,
+                link_no: 0,
+                gone: None,
                 push_waiters: Vec::new(),
                 driver: Waker::noop().clone(),
                 unflushed: 0,
@@ -119,6 +148,7 @@ impl Shared {
                 flush_pending: false,
                 driver_called: false,
             }),
+            bell,
             closed: watch::Sender::new(None),
             link,
             handles: AtomicUsize::new(0),
@@ -157,6 +187,7 @@ impl Shared {
         let result = tell(&mut inner);
         inner.pump();
         inner.flush_by_rule();
+        inner.check_licence();
         let wakes = inner.take_wakes();
         let driver = inner.driver_to_wake();
         drop(inner);
@@ -170,7 +201,13 @@ impl Shared {
     /// Opens a stream: the request is with the link, or queued, on return.
     #[inline]
     pub(crate) fn open(&self, open: Open) -> Result<StreamKey, Error> {
-        self.with(|inner| inner.session.open(open))
+        self.with(|inner| {
+            let opened = inner.session.open(open);
+            if inner.session.streams_open() > 1 {
+                inner.alone = 0;
+            }
+            opened
+        })
     }
 
     /// Takes what arrived on a stream; on `Pending` the task will be woken.
@@ -190,8 +227,11 @@ impl Shared {
         &self,
         cx: &Context<'_>,
         key: StreamKey,
-        before_release: impl FnOnce(&mut Inner),
+        mut before_release: impl FnMut(&mut Inner),
     ) -> Take {
+        if let Some(take) = self.poll_solo(cx, key, &mut before_release) {
+            return take;
+        }
         // Nothing to send comes of it, unless it was the last thing that a
         // closing connection waited for.
         let mut inner = self.lock();
@@ -199,6 +239,10 @@ impl Shared {
         if !matches!(take, Take::Pending) {
             before_release(&mut inner);
             inner.session.release(key);
+            if inner.session.streams_open() == 0 {
+                inner.alone = inner.alone.saturating_add(1);
+            }
+            inner.check_licence();
             let driver = inner.driver_to_wake();
             drop(inner);
             if let Some(driver) = driver {
@@ -225,6 +269,8 @@ impl Shared {
         self.with(|inner| {
             inner.waiting(key.slot).reader = None;
             if !ended {
+                // Perhaps the link called it, and it will not come.
+                inner.end_licence();
                 inner.session.cancel(key);
             }
             inner.session.release(key);
@@ -385,6 +431,8 @@ impl Inner {
     /// Forgets the link, and all that was known of it.
     fn detach(&mut self) {
         self.tx = None;
+        self.link_no += 1;
+        self.gone = None;
         self.unflushed = 0;
         self.blocked = false;
         self.lost = None;
@@ -467,7 +515,8 @@ impl Inner {
             || self.session.wants_checkpoint()
             || self.lost.is_some()
             || has_news
-            || self.adopted.is_some();
+            || self.adopted.is_some()
+            || self.licence == Licence::Ended;
         if !wanted || self.driver_called {
             return None;
         }
@@ -478,6 +527,19 @@ impl Inner {
     /// Whether frames were taken by the link and not yet handed to its medium.
     fn wants_flush(&self) -> bool {
         self.unflushed > 0 || self.flush_wanted || self.flush_pending
+    }
+
+    /// As [`take_wakes`](Self::take_wakes), without the reader of `slot` if it
+    /// is served: it is the one who asks.
+    fn take_wakes_but(&mut self, slot: usize, served: bool) -> Wakes {
+        if !served {
+            return self.take_wakes();
+        }
+        let reader = self.waiting(slot).reader.take();
+        let wakes = self.take_wakes();
+        // It stays for the next request in this slot, mostly of the same task.
+        self.waiting(slot).reader = reader;
+        wakes
     }
 
     fn take_wakes(&mut self) -> Wakes {

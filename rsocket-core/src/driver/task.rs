@@ -20,6 +20,7 @@ use super::{
     resume::{Claim, Loading, NewLink},
     saving::Saving,
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
+    solo::{ALONE_LEN, Found, Licence, PERIOD},
     way_back::WayBack,
 };
 use crate::{
@@ -39,8 +40,15 @@ pub(crate) type Accepting = Pin<Box<dyn Future<Output = Result<Dispatcher, Failu
 /// The future that a connection lives in. It ends when the connection does.
 pub(crate) struct Driver {
     pub(super) shared: Arc<Shared>,
-    /// `None` while a session waits for another link.
-    pub(super) rx: Option<Box<dyn FrameRx>>,
+    /// The receiving half is to be replaced by this, or to be dropped: not under
+    /// the connection's lock, since whoever reads takes that last.
+    pub(super) new_rx: Option<(Option<Box<dyn FrameRx>>, u64)>,
+    /// A licence to read the link is out.
+    pub(super) licensed: bool,
+    /// One may be granted.
+    pub(super) may_grant: bool,
+    /// While one is out: when to look whether it is used.
+    pub(super) watch: Option<Watch>,
     /// What the link takes and gives.
     pub(super) limits: LinkLimits,
     pub(super) back: WayBack,
@@ -89,6 +97,13 @@ pub(super) struct Ending {
     /// All frames are out, and the peer was told that no more will come.
     pub(super) tx_closed: bool,
     pub(super) until: Instant,
+}
+
+/// A look at a licence that is out.
+pub(super) struct Watch {
+    pub(super) due: Instant,
+    /// Answers that were counted by the last one.
+    pub(super) answers: u32,
 }
 
 /// Whether the link may have more to read.
@@ -167,7 +182,10 @@ impl Driver {
     fn new(shared: Arc<Shared>, rx: Box<dyn FrameRx>, limits: LinkLimits) -> Self {
         Self {
             shared,
-            rx: Some(rx),
+            new_rx: Some((Some(rx), 0)),
+            licensed: false,
+            may_grant: false,
+            watch: None,
             limits,
             back: WayBack::None,
             saving: None,
@@ -202,10 +220,11 @@ impl Driver {
         inner.driver_called = false;
         if !inner.driver.will_wake(cx.waker()) {
             inner.driver = cx.waker().clone();
+            inner.bell.set_driver(cx.waker());
             self.timer_knows_us = false;
         }
         if let Some(NewLink { rx, place }) = inner.adopted.take() {
-            self.rx = Some(rx);
+            self.new_rx = Some((Some(rx), inner.link_no));
             self.place = place;
             self.link_ended = false;
             if let WayBack::Await { suspended, .. } = &mut self.back {
@@ -221,17 +240,64 @@ impl Driver {
             inner.blocked = false;
             inner.pump();
         }
+        if let Some(reason) = inner.gone.take() {
+            self.link_ended = true;
+            inner.session.handle_disconnect(now, reason);
+        }
         if let Some(reason) = inner.lost.clone() {
             inner.session.handle_disconnect(now, reason);
         }
+        self.look_after_licence(&mut inner, now);
         self.collect(&mut inner);
+    }
+
+    /// Ends a licence of which no use is made.
+    fn look_after_licence(&mut self, inner: &mut Inner, now: Instant) {
+        if inner.licence == Licence::Kept {
+            return;
+        }
+        if let Some(watch) = &mut self.watch
+            && now >= watch.due
+        {
+            if watch.answers == inner.alone {
+                inner.end_licence();
+            }
+            watch.answers = inner.alone;
+            watch.due = now + PERIOD;
+        }
+        // It calls, and whoever waits does not come.
+        if inner.bell.is_rung() {
+            inner.end_licence();
+        }
+        inner.check_licence();
+        if inner.licence == Licence::Ended {
+            inner.licence = Licence::Kept;
+            self.licensed = false;
+            self.watch = None;
+        }
+    }
+
+    /// Lets a request that is alone in flight read the link, which has nothing
+    /// now and will ring the bell.
+    fn grant_licence(&mut self, now: Instant) {
+        let mut inner = self.shared.lock();
+        self.may_grant = false;
+        if inner.licence == Licence::Kept && inner.is_calm() {
+            inner.licence = Licence::Out;
+            inner.bell.set_licensed(true);
+            self.licensed = true;
+            self.watch = Some(Watch {
+                due: now + PERIOD,
+                answers: inner.alone,
+            });
+        }
     }
 
     /// Takes from the session what is to be done without the lock.
     #[inline]
     pub(super) fn collect(&mut self, inner: &mut Inner) {
         self.needs_link = inner.session.needs_link();
-        if self.needs_link && self.rx.is_some() {
+        if self.needs_link && inner.tx.is_some() {
             self.part_with_link(inner);
         }
         inner.drain_wakes(|waker| self.wakes.push(waker));
@@ -246,51 +312,59 @@ impl Driver {
         self.wants_input = inner.session.wants_input();
         self.wants_flush = inner.wants_flush();
         self.deadline = inner.session.poll_timeout();
+        self.may_grant =
+            inner.alone >= ALONE_LEN && inner.licence == Licence::Kept && inner.is_calm();
     }
 
     /// Reads once from the link and gives what came to the session.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Reading {
-        let Some(rx) = self.rx.as_mut().filter(|_| self.wants_input) else {
+        if !self.wants_input || self.licensed {
             return Reading::Waits;
-        };
+        }
         let shared = Arc::clone(&self.shared);
-        let mut guard = None;
-        let mut left = Self::BATCH_LEN;
-        let mut sink = |frame: InFrame<'_>| {
-            // The lock is taken when something came, not while looking for it.
-            let inner = guard.get_or_insert_with(|| shared.lock());
-            if inner.adopted.is_some() {
-                return ControlFlow::Break(()); // From a link that was replaced.
+        let mut line = shared.line();
+        if let Some((rx, link_no)) = self.new_rx.take() {
+            line.set(rx, link_no);
+        }
+        // The bell calls us too, but takes a lock for it.
+        let waker = match self.may_grant {
+            true => {
+                shared.bell.hush();
+                &shared.bell_waker
             }
-            inner.session.handle_frame(now, &frame);
-            left -= 1;
-            if left == 0 || !inner.session.wants_input() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
+            false => cx.waker(),
+        };
+        let look = shared.look(&mut line, waker, Some(now), Self::BATCH_LEN);
+        let (reading, gone) = match look.found {
+            Found::Nothing => (Reading::Waits, None),
+            Found::More => (Reading::More, None),
+            Found::Gone(reason) => (Reading::Waits, Some(reason)),
+        };
+        if look.guard.is_none() && gone.is_none() {
+            if self.may_grant && reading == Reading::Waits {
+                self.grant_licence(now);
             }
-        };
-        let received = rx.poll_recv(cx, &mut sink);
-        let (reading, gone) = match received {
-            Poll::Pending => (Reading::Waits, None),
-            Poll::Ready(Ok(Received::Frames)) => (Reading::More, None),
-            Poll::Ready(Ok(Received::End)) => (Reading::Waits, Some(CloseReason::Peer)),
-            Poll::Ready(Err(error)) => (Reading::Waits, Some(error.into())),
-        };
-        if guard.is_none() && gone.is_none() {
             return reading;
         }
-        let mut inner = guard.unwrap_or_else(|| shared.lock());
+        let mut inner = look.guard.unwrap_or_else(|| shared.lock());
         if let Some(reason) = gone
-            && inner.adopted.is_none()
+            && inner.link_no == line.link_no
         {
             self.link_ended = true;
             inner.session.handle_disconnect(now, reason);
         }
+        drop(line);
         // REQUEST_N and answers to KEEPALIVE; flushed with what follows.
         inner.pump();
         self.collect(&mut inner);
         reading
+    }
+
+    /// Drops a receiving half that is not needed any more.
+    fn settle_line(&mut self) {
+        if let Some((rx, link_no)) = self.new_rx.take() {
+            self.shared.line().set(rx, link_no);
+        }
     }
 
     /// Serves what came, as long as there is room for answers.
@@ -466,7 +540,11 @@ impl Driver {
     fn arm(&mut self, cx: &mut Context<'_>) {
         let deadline = match &self.ending {
             Some(ending) => Some(ending.until),
-            None => self.deadline,
+            None => match (self.deadline, &self.watch) {
+                (Some(deadline), Some(watch)) => Some(deadline.min(watch.due)),
+                (None, Some(watch)) => Some(watch.due),
+                (deadline, None) => deadline,
+            },
         };
         // A deadline that moved back is left armed: the timer fires early,
         // finds nothing to do, and is armed anew. Cheaper than moving it with
@@ -490,6 +568,7 @@ impl Driver {
     /// peer closes too: a process that exits with unread bytes in a socket makes
     /// the kernel take from the peer what it has not read yet.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.settle_line();
         let Some(ending) = &mut self.ending else {
             return Poll::Pending;
         };
@@ -510,7 +589,8 @@ impl Driver {
                 ending.tx_closed = true;
             }
             let mut discard = |_: InFrame<'_>| ControlFlow::Continue(());
-            if let Some(rx) = &mut self.rx {
+            let mut line = self.shared.line();
+            if let Some(rx) = &mut line.rx {
                 while let Ok(Received::Frames) = ready!(rx.poll_recv(cx, &mut discard)) {}
             }
         }
@@ -567,6 +647,7 @@ impl Future for Driver {
         if this.ending.is_some() && this.poll_end(cx).is_ready() {
             return Poll::Ready(());
         }
+        this.settle_line();
         this.arm(cx);
         Poll::Pending
     }
@@ -576,6 +657,10 @@ impl Drop for Driver {
     /// The runtime shuts down, or the connection is over: nobody must wait for
     /// what will never come.
     fn drop(&mut self) {
+        let mut line = self.shared.line();
+        let rx = line.rx.take();
+        drop(line);
+        drop(rx);
         self.shared.with(|inner| {
             inner.session.end(match inner.session.is_durable() {
                 true => CloseReason::Detached,

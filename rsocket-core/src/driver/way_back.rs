@@ -20,6 +20,7 @@ use crate::{
     error::CloseReason,
     frame::ErrorCode,
     proto::{ResumeRequest, Setup, Side},
+    transport::FrameRx,
 };
 
 /// What a session that lost its link does about it.
@@ -92,7 +93,7 @@ impl Driver {
             "there is no such session".to_owned(), // [C291]
         );
         if let Some(session) = found
-            && let Some(rx) = self.rx.take()
+            && let Some(rx) = self.take_rx()
             && let Some(tx) = self.shared.with(|inner| inner.tx.take())
         {
             let place = self.place.take();
@@ -108,8 +109,11 @@ impl Driver {
                 }
                 Err(kept) => {
                     let (tx, new, why) = *kept;
-                    self.shared.with(|inner| inner.attach(tx));
-                    self.rx = Some(new.rx);
+                    let link_no = self.shared.with(|inner| {
+                        inner.attach(tx);
+                        inner.link_no
+                    });
+                    self.new_rx = Some((Some(new.rx), link_no));
                     self.place = new.place;
                     if session.is_left_to_store() {
                         // Without an answer: when the client asks again the
@@ -123,6 +127,10 @@ impl Driver {
             }
         }
         self.shared.with(|inner| inner.session.refuse(&failure));
+    }
+
+    fn take_rx(&mut self) -> Option<Box<dyn FrameRx>> {
+        self.shared.line().rx.take()
     }
 
     /// Goes on with a session of an earlier process, once it was read.
@@ -196,10 +204,10 @@ impl Driver {
 
     /// The link is gone and the session stays.
     pub(super) fn part_with_link(&mut self, inner: &mut Inner) {
-        self.rx = None;
         self.link_ended = false;
         self.place = None;
         inner.detach();
+        self.new_rx = Some((None, inner.link_no));
         match &mut self.back {
             WayBack::Redial {
                 redial,
@@ -248,7 +256,7 @@ impl Driver {
                 let limits = link.limits();
                 let (tx, rx) = link.split();
                 inner.attach(tx);
-                self.rx = Some(rx);
+                self.new_rx = Some((Some(rx), inner.link_no));
                 inner.session.resume(now, limits);
                 inner.pump();
                 inner.flush();

@@ -89,6 +89,9 @@ pub trait FrameRx: Send + 'static {
     /// Not called, the peer is held up: this is the receiving side of
     /// backpressure.
     ///
+    /// On `Pending` the waker is called once there may be more. Calls come from
+    /// any task, one at a time; the waker of the last one counts.
+    ///
     /// # Cancel safety
     ///
     /// No frame is lost by not polling again.
@@ -102,6 +105,21 @@ pub trait FrameRx: Send + 'static {
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(InFrame<'_>) -> ControlFlow<()>,
     ) -> Poll<Result<Received, TransportError>>;
+
+    /// Waits a moment for a frame, without the kernel, and returns whether
+    /// [`poll_recv`](Self::poll_recv) would find something.
+    ///
+    /// For media on which an answer may be there before a sleeper could be
+    /// woken, such as memory shared with another core. Called by a request that
+    /// is alone in flight, instead of going to sleep at once; so it is to take
+    /// microseconds at most, and less where nothing came of it lately. If it
+    /// returns true, the link may be left without a further poll and without a
+    /// registered waker until the next request, or for some milliseconds.
+    ///
+    /// The default never waits.
+    fn linger(&mut self) -> bool {
+        false
+    }
 }
 
 /// What [`FrameRx::poll_recv`] did.

@@ -462,6 +462,17 @@ impl Session {
         matches!(self.phase, Phase::Closed(_))
     }
 
+    /// Whether it is open, on a link that holds, and nothing is due but a
+    /// KEEPALIVE or a lease: then what the peer sends can be handled by anybody,
+    /// and outlives no process.
+    #[inline]
+    pub fn is_steady(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+            && self.deadline.is_none()
+            && self.durable.is_none()
+            && self.resume.as_ref().is_none_or(|resume| resume.is_up())
+    }
+
     /// Requests of this side that are in flight.
     #[inline]
     pub fn in_flight(&self) -> usize {
