@@ -104,6 +104,8 @@ pub(super) struct Watch {
     pub(super) due: Instant,
     /// Answers that were counted by the last one.
     pub(super) answers: u32,
+    /// The link had called, and whoever it called got a turn.
+    pub(super) yielded: bool,
 }
 
 /// Whether the link may have more to read.
@@ -247,27 +249,33 @@ impl Driver {
         if let Some(reason) = inner.lost.clone() {
             inner.session.handle_disconnect(now, reason);
         }
-        self.look_after_licence(&mut inner, now);
+        self.look_after_licence(cx, &mut inner, now);
         self.collect(&mut inner);
     }
 
     /// Ends a licence of which no use is made.
-    fn look_after_licence(&mut self, inner: &mut Inner, now: Instant) {
+    fn look_after_licence(&mut self, cx: &Context<'_>, inner: &mut Inner, now: Instant) {
         if inner.licence == Licence::Kept {
             return;
         }
-        if let Some(watch) = &mut self.watch
-            && now >= watch.due
-        {
-            if watch.answers == inner.alone {
-                inner.end_licence();
+        let is_rung = inner.bell.is_rung();
+        if let Some(watch) = &mut self.watch {
+            if now >= watch.due {
+                if watch.answers == inner.alone {
+                    inner.end_licence();
+                }
+                watch.answers = inner.alone;
+                watch.due = now + PERIOD;
             }
-            watch.answers = inner.alone;
-            watch.due = now + PERIOD;
-        }
-        // It calls, and whoever waits does not come.
-        if inner.bell.is_rung() {
-            inner.end_licence();
+            // The link called. Whoever it called may stand behind us, so it gets
+            // a turn to come.
+            if is_rung && std::mem::replace(&mut watch.yielded, is_rung) {
+                inner.end_licence();
+            } else if is_rung {
+                cx.waker().wake_by_ref();
+            } else {
+                watch.yielded = false;
+            }
         }
         inner.check_licence();
         if inner.licence == Licence::Ended {
@@ -289,6 +297,7 @@ impl Driver {
             self.watch = Some(Watch {
                 due: now + PERIOD,
                 answers: inner.alone,
+                yielded: false,
             });
         }
     }
