@@ -33,15 +33,15 @@ use std::{
 
 use tokio::sync::watch;
 
+use self::{
+    bell::Bell,
+    solo::{Licence, Line},
+};
 pub(crate) use self::{
     dispatch::Dispatcher,
     resume::{Redial, Sessions},
     serve::Outbound,
     task::{Accepting, Acceptor, Driver},
-};
-use self::{
-    bell::Bell,
-    solo::{Licence, Line},
 };
 use crate::{
     error::{CloseReason, Error},

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use rsocket_core::{
-    Client, CloseReason, Failure, FixedRate, LeaseOptions, Payload, Requester, Server, Setup,
+    Backoff, Client, CloseReason, Failure, FixedRate, LeaseOptions, Payload, Requester, Server,
+    Setup,
     resume::Resume,
     testkit::{Chaos, Random},
     transport::{Connector, Transports},
@@ -25,7 +26,7 @@ pub(crate) struct Features {
 
 /// What sessions outlive a lost link by: a client that ends while it has none
 /// cannot say so, and its server waits for so long.
-pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server that takes all kinds of clients.
 pub(crate) fn server(features: Features, fragment: Option<usize>) -> Server {
@@ -164,7 +165,14 @@ async fn life(
         .setup(plan.encode())
         .responder(Service(Arc::clone(&side)));
     if resumes {
-        client = client.resume(Resume::new().session_timeout(SESSION_TIMEOUT));
+        // Cuts come faster than a starved attempt gets done, so attempts must not
+        // grow rare.
+        let backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        client = client.resume(
+            Resume::new()
+                .session_timeout(SESSION_TIMEOUT)
+                .backoff(backoff),
+        );
         tally.one(Count::Sessions);
     }
     if random.once_in(3) {

@@ -439,7 +439,11 @@ async fn a_close_is_not_held_up_by_a_licence() {
         let peer = peer.clone();
         async move { peer.close().await }
     });
-    assert!(wire.hear_at_once().await.starts_with("ERROR CONNECTION_CLOSE"));
+    assert!(
+        wire.hear_at_once()
+            .await
+            .starts_with("ERROR CONNECTION_CLOSE")
+    );
     drop(wire);
     let closed = timeout(AT_ONCE, closing).await.expect("in time");
     assert!(matches!(closed.unwrap(), CloseReason::Local));
