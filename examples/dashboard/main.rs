@@ -20,7 +20,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -59,6 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         machine: machine::watch(),
         room: Room::default(),
         visits: AtomicUsize::new(0),
+        made: AtomicU64::new(0),
     });
 
     // Pages of other sites must not read this machine through a visitor's browser.
@@ -100,6 +101,8 @@ struct Shown {
     room: Room,
     /// How many sessions there are.
     visits: AtomicUsize,
+    /// How many numbers were made, for all of them.
+    made: AtomicU64,
 }
 
 impl Shown {
@@ -109,6 +112,7 @@ impl Shown {
         json!({
             "uptime_s": self.started.elapsed().as_secs(),
             "sessions": self.visits.load(Relaxed),
+            "numbers_made": self.made.load(Relaxed),
             "machine": machine,
         })
         .to_string()
@@ -126,15 +130,10 @@ fn handlers(shown: &Arc<Shown>, setup: Setup, page: Requester) -> Handlers {
         })
         .on_request_stream(move |request| match request.metadata_utf8() {
             Some("machine") => streamed.samples().boxed(),
-            Some("numbers") => stream::iter(0_u64..).map(|n| Ok(number(n))).boxed(),
+            Some("numbers") => streamed.numbers().boxed(),
             _ => stream::iter([Err(Failure::rejected("no such stream"))]).boxed(),
         })
         .on_request_channel(move |said| visit.shown.room.join(said))
-}
-
-/// Eight bytes, and not an allocation more.
-fn number(n: u64) -> Payload {
-    Payload::copy_from_slice(&n.to_be_bytes())
 }
 
 /// One page's session.
@@ -160,6 +159,15 @@ impl Visit {
             let sample = machine.borrow_and_update().clone();
             let numbered = json!({ "seq": seq, "sample": sample }).to_string();
             Some((Ok(Payload::new(numbered)), (machine, seq + 1)))
+        })
+    }
+
+    /// Numbers without end, each made when it is asked for.
+    fn numbers(&self) -> impl Stream<Item = Result<Payload, Failure>> + use<> {
+        let shown = Arc::clone(&self.shown);
+        stream::iter(0_u64..).map(move |n| {
+            shown.made.fetch_add(1, Relaxed);
+            Ok(Payload::copy_from_slice(&n.to_be_bytes()))
         })
     }
 

@@ -5,7 +5,7 @@ import { drawLanes } from './chart.js';
 import { text } from './session.js';
 
 const SPAN = 30_000;
-const TAPE = 50;
+const TAPE = 40;
 
 const LANES = [
   { label: 'CPU, %', tone: '--accent', max: 100, of: (sample) => sample.cpu },

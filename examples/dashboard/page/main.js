@@ -83,7 +83,7 @@ function note(words) {
   time.textContent = new Date().toTimeString().slice(0, 8);
   line.append(time, words);
   find('log').prepend(line);
-  while (find('log').childElementCount > 8) find('log').lastChild.remove();
+  while (find('log').childElementCount > 6) find('log').lastChild.remove();
 }
 
 find('cut').addEventListener('click', () => session.cut());

@@ -3,6 +3,8 @@
 import { Sequence, count, find, show } from './common.js';
 import { drawSpark } from './chart.js';
 
+// The last is beyond the slider: what comes then fills every buffer on the way, and
+// all else on the link waits behind it. The test uses it, to see the server stop.
 const WINDOWS = [1, 4, 16, 64, 256, 1024, 4096, Infinity];
 // The most that one REQUEST_N can say.
 const ALL = 2 ** 31 - 1;

@@ -89,10 +89,13 @@ export class Session {
     this.isUp = false;
     clearInterval(this.#keepalive);
     if (!this.#requester) return;
-    const closing = { code: ErrorCodes.CONNECTION_CLOSE, message: 'the page was left' };
+    // CONNECTION_CLOSE would let its streams end first, and some never do.
     this.#multiplexer.connectionOutbound.send({
-      ...{ type: FrameTypes.ERROR, streamId: 0, flags: Flags.NONE },
-      ...closing,
+      type: FrameTypes.ERROR,
+      streamId: 0,
+      flags: Flags.NONE,
+      code: ErrorCodes.CONNECTION_ERROR,
+      message: 'the page ended its session',
     });
     this.#socket.close();
     this.#requester = null;
@@ -100,7 +103,10 @@ export class Session {
 
   /** Closes the WebSocket below rsocket-js, which takes it for a lost link. */
   cut() {
-    this.#socket?.close();
+    if (!this.#socket) return;
+    // rsocket-js goes on sending until it is told that the link is closed.
+    this.#socket.send = () => {};
+    this.#socket.close();
   }
 
   /** One answer, or an error; `ms` is how long it took. */
@@ -149,8 +155,9 @@ export class Session {
       tokenGenerator: () => Buffer.from(crypto.getRandomValues(new Uint8Array(16))),
       reconnectFunction: async (attempt) => {
         await delay(attempt);
-        const over = generation !== this.#generation;
-        if (over || performance.now() - this.#cutAt > RESUME_FOR_MS) throw new Error('given up');
+        // The session was ended: there is nobody to tell.
+        if (generation !== this.#generation) await new Promise(() => {});
+        if (performance.now() - this.#cutAt > RESUME_FOR_MS) throw new Error('nobody answered in time');
       },
     };
     return new RSocketConnector({
