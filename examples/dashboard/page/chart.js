@@ -25,16 +25,18 @@ function ceiling(value) {
 /**
  * Draws `lanes`, one above the other: each has a `label`, the name of a `tone`, and
  * `of(point)`. Points have a time `at` in milliseconds; `marks` are drawn across
- * all lanes. Nothing joins points on both sides of a mark that `breaks`.
+ * all lanes, with their `label` above. Nothing joins points on both sides of a mark
+ * that `breaks`.
  */
 export function drawLanes(canvas, { points, lanes, marks, span, format }) {
   const { context, width, height, colour } = prepare(canvas);
   const left = 58;
   const bottom = 20;
+  const head = 16;
   const gap = 14;
   const end = points.at(-1)?.at ?? 0;
   const x = (at) => left + ((at - end + span) / span) * (width - left - 4);
-  const laneHeight = (height - bottom - gap * (lanes.length - 1)) / lanes.length;
+  const laneHeight = (height - head - bottom - gap * (lanes.length - 1)) / lanes.length;
   context.font = '11.5px ' + colour('--mono');
   context.textBaseline = 'middle';
 
@@ -47,7 +49,7 @@ export function drawLanes(canvas, { points, lanes, marks, span, format }) {
   }
 
   lanes.forEach((lane, index) => {
-    const top = index * (laneHeight + gap);
+    const top = head + index * (laneHeight + gap);
     const tone = colour(lane.tone);
     const values = points.map(lane.of).filter((value) => value !== null);
     const highest = lane.max ?? ceiling(Math.max(lane.least ?? 1, ...values));
@@ -86,13 +88,13 @@ export function drawLanes(canvas, { points, lanes, marks, span, format }) {
     }
     context.stroke();
     // Single samples are seen for what they are, as long as there is room.
-    if (points.length < (width - left) / 5) {
+    if (points.length < (width - left) / 6) {
       context.fillStyle = tone;
       for (const point of points) {
         const value = lane.of(point);
         if (value === null) continue;
         context.beginPath();
-        context.arc(x(point.at), y(value), 2.3, 0, 7);
+        context.arc(x(point.at), y(value), 2, 0, 7);
         context.fill();
       }
     }
@@ -108,16 +110,23 @@ export function drawLanes(canvas, { points, lanes, marks, span, format }) {
     context.fillText(lane.label, left + 9, top + 17);
   });
 
-  for (const mark of marks) {
-    if (mark.at < end - span) continue;
+  // From the newest on: where there is no room for a label, it is an older one's.
+  let right = width;
+  context.lineWidth = 1.5;
+  context.textAlign = 'left';
+  for (const mark of [...marks].reverse()) {
+    const at = x(mark.at);
+    if (at < left) continue;
     context.strokeStyle = context.fillStyle = colour(mark.tone);
-    context.lineWidth = 1.5;
     context.setLineDash([4, 4]);
     context.beginPath();
-    context.moveTo(x(mark.at), 0);
-    context.lineTo(x(mark.at), height - bottom);
+    context.moveTo(at, 4);
+    context.lineTo(at, height - bottom);
     context.stroke();
     context.setLineDash([]);
+    if (at + 5 + context.measureText(mark.label).width > right) continue;
+    context.fillText(mark.label, at + 5, 7);
+    right = at - 4;
   }
 }
 

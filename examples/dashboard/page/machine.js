@@ -10,13 +10,13 @@ const TAPE = 40;
 const LANES = [
   { label: 'CPU, %', tone: '--accent', max: 100, of: (sample) => sample.cpu },
   { label: 'context switches a second', tone: '--second', least: 1000, of: (sample) => sample.switches },
-  { label: 'how late a timer fires, µs', tone: '--third', least: 2000, of: (sample) => sample.late },
+  { label: 'how late a timer fires, ms', tone: '--third', least: 5, of: (sample) => sample.late / 1000 },
 ];
 
 const TILES = [
   ['CPU', '--accent', ({ cpu }) => cpu !== null && [cpu.toFixed(0), '%']],
-  ['switches a second', '--second', ({ switches }) => switches !== null && [short(switches), '']],
-  ['timer late', '--third', ({ late }) => [count(late), 'µs']],
+  ['switches / s', '--second', ({ switches }) => switches !== null && [short(switches), '']],
+  ['timer late by', '--third', ({ late }) => [(late / 1000).toFixed(1), 'ms']],
   ['memory used', '--line', ({ memory }) => memory && [(memory[0] / 1024 ** 3).toFixed(1), `of ${bytes(memory[1])}`]],
   ['load', '--line', ({ load }) => load !== null && [load.toFixed(2), '']],
 ];
@@ -65,9 +65,12 @@ export class Machine {
     });
   }
 
-  mark(tone, breaks) {
+  /** Marks the time after the newest sample. What replaces the mark of a cut says so. */
+  mark(label, tone, { breaks = false, replaces = false } = {}) {
     const at = this.#points.at(-1)?.at;
-    if (at) this.#marks.push({ at: at + 1, tone, breaks });
+    if (!at) return;
+    if (replaces) this.#marks.pop();
+    this.#marks.push({ at: at + 1, label, tone, breaks });
     this.redraw();
   }
 

@@ -27,7 +27,7 @@ function open() {
     verdict('warn', before.isChosen
       ? 'A new session.'
       : `Reconnected: a new session. ${count(before.outstanding)} items that were asked for never came; the streams began again at 0.`);
-    machine.mark('--warn', true);
+    machine.mark('new session', '--warn', { breaks: true, replaces: !before.isChosen });
   }
   before = null;
 }
@@ -37,13 +37,13 @@ function cut() {
   state('cut', session.resumable ? 'link lost, coming back' : 'link lost');
   note('the link is cut');
   verdict('none', session.resumable ? 'The session waits on both sides …' : 'The session went with it …');
-  machine.mark('--bad', !session.resumable);
+  machine.mark('cut', '--bad', { breaks: !session.resumable });
 }
 
 async function resumed(ms) {
   state('up', 'connected');
   note(`resumed after ${count(ms)} ms`);
-  machine.mark('--good', false);
+  machine.mark('resumed', '--good', { replaces: true });
   const then = before ?? checks;
   before = null;
   try {
@@ -83,7 +83,7 @@ function note(words) {
   time.textContent = new Date().toTimeString().slice(0, 8);
   line.append(time, words);
   find('log').prepend(line);
-  while (find('log').childElementCount > 6) find('log').lastChild.remove();
+  while (find('log').childElementCount > 8) find('log').lastChild.remove();
 }
 
 find('cut').addEventListener('click', () => session.cut());

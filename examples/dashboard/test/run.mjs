@@ -221,7 +221,7 @@ const tests = {
     const grown = (memory - before.machine.server) / MIB;
     const read = await page.number('numbers-received');
     tell(`${made.at(-1)} made, ${read} read; nothing was made in ${stall} of ${made.length} looks; server's memory grew by ${grown.toFixed(1)} MiB`);
-    assert(made.at(-1) > 0, 'it was not asked for anything');
+    assert(made.at(-1) > 10_000, `it was not asked for all: ${made}`);
     assert(stall >= 5, `the server went on: ${made}`);
     // 8 MiB of frames are kept for resumption until the page confirms them.
     assert(grown < 24, 'the server held what the page did not read');
@@ -371,7 +371,8 @@ async function rateOver(ms) {
 /** Runs in the page: asks for 2^31-1 numbers, and keeps the page's one thread busy. */
 function askForAllAndBlock(ms) {
   const slider = document.getElementById('window');
-  slider.max = slider.value = 7;
+  slider.max = 7;
+  slider.value = 7;
   slider.dispatchEvent(new Event('input'));
   document.getElementById('run').click();
   const until = performance.now() + ms;
