@@ -3,6 +3,9 @@
 //! Owns the bytes between the stream and the core. A frame is lent from the read
 //! buffer, or given away in memory of its own if it is long or came in parts.
 
+#[cfg(test)]
+mod any_bytes;
+
 use std::{
     io, mem,
     ops::ControlFlow,
