@@ -664,19 +664,22 @@ impl Future for Driver {
 
 impl Drop for Driver {
     /// The runtime shuts down, or the connection is over: nobody must wait for
-    /// what will never come.
+    /// what will never come. The link goes too, however long the application
+    /// keeps its handles: it would be a socket that nobody uses.
     fn drop(&mut self) {
         let mut line = self.shared.line();
         let rx = line.rx.take();
         drop(line);
         drop(rx);
-        self.shared.with(|inner| {
+        let tx = self.shared.with(|inner| {
             inner.session.end(match inner.session.is_durable() {
                 true => CloseReason::Detached,
                 false => CloseReason::Local,
             });
             inner.lost.get_or_insert(CloseReason::Local);
+            inner.tx.take()
         });
+        drop(tx);
         let reason = self.shared.lock().session.close_reason().cloned();
         self.shared
             .tell_closed(&reason.unwrap_or(CloseReason::Local));
