@@ -150,3 +150,13 @@ pub(crate) async fn put(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
     stream.write_all(bytes).await.unwrap();
     stream.flush().await.unwrap();
 }
+
+/// SETUP of version 1.0 with this max lifetime, in milliseconds, and the shortest of
+/// MIME types. KEEPALIVE is said to come three times in it.
+pub(crate) fn setup(max_lifetime: u32) -> Vec<u8> {
+    let mut frame = vec![0, 0, 0, 0, 0x04, 0, 0, 1, 0, 0];
+    frame.extend_from_slice(&(max_lifetime / 3).to_be_bytes());
+    frame.extend_from_slice(&max_lifetime.to_be_bytes());
+    frame.extend_from_slice(b"\x03a/b\x03a/b");
+    frame
+}

@@ -13,6 +13,7 @@
 mod authority;
 mod closing;
 mod common;
+mod half_open;
 mod handshake;
 mod messages;
 #[cfg(feature = "axum")]

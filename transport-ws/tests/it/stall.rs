@@ -13,16 +13,6 @@ use futures_util::stream;
 use rsocket_core::{Handlers, Payload, serve};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::sleep};
 
-/// SETUP of version 1.0 with a keepalive of 20 and a lifetime of 90 s, and the
-/// shortest of MIME types.
-fn setup() -> Vec<u8> {
-    let mut frame = vec![0, 0, 0, 0, 0x04, 0, 0, 1, 0, 0];
-    frame.extend_from_slice(&20_000_u32.to_be_bytes());
-    frame.extend_from_slice(&90_000_u32.to_be_bytes());
-    frame.extend_from_slice(b"\x03a/b\x03a/b");
-    frame
-}
-
 /// REQUEST_STREAM on stream 1 that asks for all there is, without end.
 fn request_all() -> Vec<u8> {
     [
@@ -60,7 +50,7 @@ async fn a_peer_that_asks_for_everything_and_stops_reading_stalls_the_stream_not
         let mut peer = TcpStream::connect(address).await.unwrap();
         put(&mut peer, request("/", &[]).as_bytes()).await;
         head(&mut peer).await;
-        put(&mut peer, &masked(FIN | BINARY, &setup())).await;
+        put(&mut peer, &masked(FIN | BINARY, &setup(90_000))).await;
         put(&mut peer, &masked(FIN | BINARY, &request_all())).await;
 
         // Nothing tells that nothing happens any more: a while without an item.
