@@ -110,7 +110,7 @@ export function drawLanes(canvas, { points, lanes, marks, span, format }) {
     context.fillText(lane.label, left + 9, top + 17);
   });
 
-  // From the newest on: where there is no room for a label, it is an older one's.
+  // From the newest on: a label that would reach the next mark is left out.
   let right = width;
   context.lineWidth = 1.5;
   context.textAlign = 'left';
@@ -124,8 +124,7 @@ export function drawLanes(canvas, { points, lanes, marks, span, format }) {
     context.lineTo(at, height - bottom);
     context.stroke();
     context.setLineDash([]);
-    if (at + 5 + context.measureText(mark.label).width > right) continue;
-    context.fillText(mark.label, at + 5, 7);
+    if (at + 5 + context.measureText(mark.label).width < right) context.fillText(mark.label, at + 5, 7);
     right = at - 4;
   }
 }
