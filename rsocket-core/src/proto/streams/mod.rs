@@ -11,8 +11,9 @@ mod save;
 mod state;
 mod stream;
 mod table;
+mod verbs;
 
-use std::{collections::VecDeque, task::Poll};
+use std::collections::VecDeque;
 
 pub(super) use self::save::Saved;
 pub use self::{
@@ -29,7 +30,7 @@ use super::{Config, Limits, Side, lease::Lease};
 use crate::{
     Payload,
     error::{CloseReason, Error, Failure},
-    frame::{Demand, HEADER_LEN, Interaction, MAX_FRAME_LEN, StreamId},
+    frame::{HEADER_LEN, Interaction, MAX_FRAME_LEN, StreamId},
 };
 
 /// Names a stream to the session, for as long as the application has a handle
@@ -210,62 +211,6 @@ impl Streams {
 
     pub(super) fn poll_wake(&mut self) -> Option<Wake> {
         self.wakes.pop_front()
-    }
-
-    /// Opens a stream; its request goes out in the order of its id \[C045].
-    pub(super) fn open(
-        &mut self,
-        open: Open,
-        max_frame_len: usize,
-        config: &Config,
-    ) -> Result<StreamKey, Error> {
-        check_len(&open, max_frame_len, config)?;
-        if let Some(lease) = &self.lease {
-            lease.takes_request()?;
-        }
-        let Open {
-            interaction,
-            payload,
-            demand,
-            complete,
-        } = open;
-        let local = &self.local;
-        let id = self
-            .ids
-            .next(|id| local.get(id).is_some())
-            .ok_or(Error::NoStreamId)?;
-        let slot = self.insert(id, Role::Requester, interaction);
-        let Some(stream) = self.slots.get_mut(slot) else {
-            return Err(Error::NoStreamId);
-        };
-        let mut initial_n = None;
-        if interaction.has_initial_n() {
-            stream.prefetch = Prefetch::new(demand);
-            initial_n = Some(stream.prefetch.start_request());
-            stream.demanded = true;
-        }
-        if complete {
-            stream.transition(StreamEvent::SendComplete);
-        }
-        stream.handles = match interaction {
-            Interaction::RequestChannel => 2,
-            _ => 1,
-        };
-        stream.sent = u64::from(interaction == Interaction::RequestChannel);
-        if self.durable {
-            stream.label = Some(Box::new(payload.clone()));
-        }
-        let request = Item::Request {
-            payload,
-            initial_n,
-            complete,
-        };
-        if self.lease.is_some() {
-            self.wait_for_lease(slot, request);
-        } else {
-            self.push(slot, request);
-        }
-        Ok(StreamKey { slot, id })
     }
 
     fn insert(&mut self, id: StreamId, role: Role, interaction: Interaction) -> usize {
@@ -484,254 +429,6 @@ impl Streams {
         self.free.push(slot);
     }
 
-    /// Whether a link took the request; so it is assumed of streams long gone.
-    pub(super) fn was_sent(&mut self, key: StreamKey) -> bool {
-        self.by_key(key).is_none_or(|stream| stream.announced)
-    }
-
-    /// Takes what arrived on a stream.
-    pub(super) fn poll_take(&mut self, key: StreamKey) -> Take {
-        if self.durable {
-            self.drop_handle(key);
-        }
-        let durable = self.durable;
-        let Some(stream) = self.by_key(key) else {
-            return Take::Complete;
-        };
-        // A responder's inbound asks for payloads when it is first read.
-        stream.start_demand();
-        if durable && let Some(payload) = stream.inbox.front() {
-            stream.in_hand = true;
-            let take = Take::Payload(payload.clone());
-            self.enqueue(key.slot);
-            return take;
-        }
-        let Some(payload) = stream.inbox.pop_front() else {
-            let take = match &stream.end {
-                Some(Ended::Complete) => Take::Complete,
-                Some(Ended::Failed(error)) => Take::Failed(error.clone()),
-                None => {
-                    stream.reader_waits = true;
-                    Take::Pending
-                }
-            };
-            self.enqueue(key.slot);
-            return take;
-        };
-        if stream.demanded {
-            let more = stream.prefetch.on_consumed();
-            stream.owe(more);
-        }
-        self.forget(payload_cost(payload.len()));
-        self.enqueue(key.slot);
-        Take::Payload(payload)
-    }
-
-    /// Forgets the payload that the application took last: it comes back for the
-    /// next, so it is done with that one.
-    fn drop_handle(&mut self, key: StreamKey) {
-        if let Some(stream) = self.by_key(key)
-            && std::mem::take(&mut stream.in_hand)
-            && let Some(payload) = stream.inbox.pop_front()
-        {
-            if stream.demanded {
-                let more = stream.prefetch.on_consumed();
-                stream.owe(more);
-            }
-            self.forget(payload_cost(payload.len()));
-        }
-    }
-
-    /// The index of the payload that is taken next.
-    pub(super) fn position(&mut self, key: StreamKey) -> u64 {
-        self.by_key(key).map_or(0, |stream| stream.position())
-    }
-
-    /// Payloads handed over to be sent.
-    pub(super) fn sent(&mut self, key: StreamKey) -> u64 {
-        self.by_key(key).map_or(0, |stream| stream.sent)
-    }
-
-    /// Asks for `n` more payloads than the policy does by itself.
-    pub(super) fn request_n(&mut self, key: StreamKey, n: Demand) {
-        if let Some(stream) = self.by_key(key)
-            && stream.interaction.has_initial_n()
-        {
-            stream.start_demand();
-            let n = stream.prefetch.request(n);
-            stream.owe(n);
-            self.enqueue(key.slot);
-        }
-    }
-
-    /// Sets how a responder's inbound asks; without effect once it has asked.
-    pub(super) fn set_demand(&mut self, key: StreamKey, policy: DemandPolicy) {
-        if let Some(stream) = self.by_key(key)
-            && !stream.demanded
-        {
-            let mut prefetch = Prefetch::new(policy);
-            for _ in 0..stream.inbox.len() {
-                prefetch.on_received_free();
-            }
-            stream.prefetch = prefetch;
-        }
-    }
-
-    pub(super) fn poll_capacity(&mut self, key: StreamKey) -> Capacity {
-        let Some(stream) = self.by_key(key) else {
-            return Capacity::Closed;
-        };
-        if !stream.state.can_send() {
-            return Capacity::Closed;
-        }
-        let n = stream.room();
-        let waits = std::mem::replace(&mut stream.writer_waits, WriterWaits::ForCapacity);
-        if n > 0 && self.has_room() {
-            if let Some(stream) = self.by_key(key) {
-                stream.writer_waits = waits;
-            }
-            return Capacity::Payloads(n);
-        }
-        if n > 0
-            && let Some(stream) = self.by_key(key)
-            && !std::mem::replace(&mut stream.crowded, true)
-        {
-            self.crowded.push(key.slot);
-        }
-        Capacity::Pending
-    }
-
-    /// Whether the sending half is over; else [`Wake::Writer`] will tell.
-    pub(super) fn poll_send_closed(&mut self, key: StreamKey) -> bool {
-        match self.by_key(key) {
-            Some(stream) if stream.state.can_send() => {
-                if stream.writer_waits == WriterWaits::No {
-                    stream.writer_waits = WriterWaits::ForEnd;
-                }
-                false
-            }
-            _ => true,
-        }
-    }
-
-    /// Credit that the peer granted since the last call.
-    pub(super) fn poll_granted(&mut self, key: StreamKey) -> Poll<Option<u64>> {
-        let Some(stream) = self.by_key(key) else {
-            return Poll::Ready(None);
-        };
-        match stream.credit.take_news() {
-            0 if !stream.state.can_send() => Poll::Ready(None),
-            0 => {
-                stream.writer_waits = WriterWaits::ForCapacity;
-                Poll::Pending
-            }
-            n => Poll::Ready(Some(n)),
-        }
-    }
-
-    /// Sends a payload. Without room or credit, or after the end, it is
-    /// dropped: [`poll_capacity`](Self::poll_capacity) says beforehand.
-    pub(super) fn send(
-        &mut self,
-        key: StreamKey,
-        payload: Payload,
-        max_frame_len: usize,
-        config: &Config,
-    ) -> Result<(), Error> {
-        let Some(stream) = self.by_key(key) else {
-            return Ok(());
-        };
-        if !stream.state.can_send() || stream.room() == 0 {
-            return Ok(());
-        }
-        fits(&payload, HEADER_LEN, max_frame_len, config)?;
-        let complete = stream.interaction == Interaction::RequestResponse;
-        if complete {
-            stream.transition(StreamEvent::SendComplete);
-        } else if stream.credit.spend().is_err() {
-            return Ok(());
-        }
-        if let Some(stream) = self.by_key(key) {
-            stream.sent += 1;
-        }
-        self.push(key.slot, Item::Payload { payload, complete });
-        Ok(())
-    }
-
-    /// Completes the sending half.
-    pub(super) fn complete(&mut self, key: StreamKey) {
-        if let Some(stream) = self.by_key(key)
-            && stream.transition(StreamEvent::SendComplete)
-        {
-            self.push(key.slot, Item::Complete);
-            self.end_writer(key.slot);
-        }
-    }
-
-    /// Ends the stream with ERROR, behind what was sent before.
-    pub(super) fn fail(&mut self, key: StreamKey, failure: &Failure) {
-        let item = self.error_item(failure);
-        let Some(stream) = self.by_key(key) else {
-            return;
-        };
-        if !stream.transition(StreamEvent::SendError) {
-            return;
-        }
-        stream.request_n = 0;
-        self.push(key.slot, item);
-        self.end_writer(key.slot);
-        self.end_reader(key.slot, Ended::Failed(Error::Canceled));
-    }
-
-    /// A requester ends the stream; a responder stops the requester's half.
-    pub(super) fn cancel(&mut self, key: StreamKey) {
-        let Some(stream) = self
-            .slots
-            .get_mut(key.slot)
-            .filter(|stream| stream.id == key.id && stream.handles > 0)
-        else {
-            return;
-        };
-        if !stream.transition(StreamEvent::SendCancel) {
-            return;
-        }
-        match stream.role {
-            Role::Requester => {
-                self.queued.remove(stream.role, stream.drop_output());
-                // A request that nobody saw needs no CANCEL [C339].
-                stream.cancel = stream.announced;
-                self.forget_waiting(key.slot);
-                self.relieve();
-                self.end_writer(key.slot);
-            }
-            Role::Responder => {
-                stream.request_n = 0;
-                stream.cancel = true;
-            }
-        }
-        self.enqueue(key.slot);
-        self.end_reader(key.slot, Ended::Failed(Error::Canceled));
-    }
-
-    /// The application lets go of one handle. With the last one nobody is left
-    /// to end the stream, so it ends.
-    pub(super) fn release(&mut self, key: StreamKey) {
-        let Some(stream) = self.by_key(key) else {
-            return;
-        };
-        if stream.handles == 1 && !stream.state.is_closed() {
-            match (stream.role, stream.interaction) {
-                (Role::Requester, Interaction::FireAndForget) => {}
-                (Role::Requester, _) => self.cancel(key),
-                (Role::Responder, _) => self.fail(key, &Failure::canceled("nobody answers")),
-            }
-        }
-        if let Some(stream) = self.by_key(key) {
-            stream.handles -= 1;
-            self.settle(key.slot);
-        }
-    }
-
     fn error_item(&self, failure: &Failure) -> Item {
         Item::Error(failure.code(), cut(failure.message(), self.max_message_len))
     }
@@ -784,11 +481,6 @@ pub(super) fn frame_limit(max_frame_len: usize, config: &Config) -> usize {
     fragment_len.min(max_frame_len)
 }
 
-fn check_len(open: &Open, max_frame_len: usize, config: &Config) -> Result<(), Error> {
-    let fixed = fixed_len(open.interaction);
-    fits(&open.payload, fixed, max_frame_len, config)
-}
-
 /// Bytes of a request's frame before its metadata.
 fn fixed_len(interaction: Interaction) -> usize {
     if interaction.has_initial_n() {
@@ -796,22 +488,4 @@ fn fixed_len(interaction: Interaction) -> usize {
     } else {
         HEADER_LEN
     }
-}
-
-/// Refuses a payload that needs fragments when there may be none \[C011].
-fn fits(
-    payload: &Payload,
-    fixed: usize,
-    max_frame_len: usize,
-    config: &Config,
-) -> Result<(), Error> {
-    let metadata_length = if payload.metadata().is_some() { 3 } else { 0 };
-    let len = fixed + metadata_length + payload.len();
-    if config.fragment_len.is_none() && len > max_frame_len {
-        return Err(Error::TooLong {
-            len,
-            limit: max_frame_len,
-        });
-    }
-    Ok(())
 }
