@@ -6,6 +6,7 @@
 )]
 
 mod links;
+mod script;
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,10 @@ use std::{
 
 use bytes::Bytes;
 
-use self::links::Links;
+use self::{
+    links::Links,
+    script::{HowEnded, Script, content},
+};
 use super::{
     Random,
     link::{Arrival, LinkFaults},
@@ -158,46 +162,6 @@ struct End {
     pushes_in_work: usize,
 }
 
-/// One request: what both sides mean to do, and what they saw.
-#[derive(Debug)]
-struct Script {
-    by: usize,
-    interaction: Interaction,
-    opened: bool,
-    /// The responder was told.
-    started: bool,
-    rejected: bool,
-    up: Flow,
-    down: Flow,
-}
-
-/// One direction of a request.
-#[derive(Debug)]
-struct Flow {
-    /// Payloads to send, the request included.
-    planned: usize,
-    end: HowEnded,
-    /// The reader has enough after so many.
-    quit_after: Option<usize>,
-    demand: DemandPolicy,
-    /// Payloads that the reader asked for or got for nothing.
-    asked: u64,
-    sent: usize,
-    ended: Option<HowEnded>,
-    received: usize,
-    quit: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HowEnded {
-    Completed,
-    Failed,
-    /// Let go without a word.
-    Dropped,
-    /// The session said that the half is over.
-    Stopped,
-}
-
 /// Somebody who holds a handle.
 #[derive(Debug)]
 struct Actor {
@@ -225,124 +189,6 @@ enum ActorState {
     Runs,
     Waits,
     Done,
-}
-
-/// The payload of a place; the first of a request names its script.
-fn content(script: usize, down: bool, n: usize) -> Payload {
-    let place = (script as u64) << 32 | u64::from(down) << 31 | n as u64;
-    let mut random = Random::new(place);
-    let len = match random.within(0..=9) {
-        0 => 0,
-        1 => random.within(0..=3_000),
-        _ => random.within(0..=150),
-    };
-    let mut data = random.bytes(len);
-    if n == 0 && !down {
-        let tag = u32::try_from(script).expect("few scripts");
-        data.splice(0..0, tag.to_be_bytes());
-    }
-    let payload = Payload::new(data);
-    match random.within(0..=3) {
-        0 => {
-            let len = random.within(0..=100);
-            payload.with_metadata(random.bytes(len))
-        }
-        1 => payload.with_metadata(""),
-        _ => payload,
-    }
-}
-
-impl Flow {
-    fn new(random: &mut Random, planned: usize) -> Self {
-        let end = match random.within(0..=9) {
-            0 => HowEnded::Failed,
-            1 => HowEnded::Dropped,
-            _ => HowEnded::Completed,
-        };
-        let quit_after = random.once_in(6).then(|| random.within(0..=planned + 1));
-        let number = |random: &mut Random, most| {
-            let n = u32::try_from(random.within(1..=most)).unwrap_or(1);
-            Demand::new(n).unwrap_or(Demand::ONE)
-        };
-        let demand = match random.within(0..=4) {
-            0 => DemandPolicy::default(),
-            1 => DemandPolicy::prefetch(Demand::MAX),
-            2 => DemandPolicy::Manual {
-                initial: number(random, 3),
-            },
-            _ => {
-                let high = number(random, 6);
-                let low = random.within(0..=high.get() as usize - 1);
-                DemandPolicy::Prefetch {
-                    high,
-                    low: u32::try_from(low).unwrap_or(0),
-                }
-            }
-        };
-        Self {
-            planned,
-            end,
-            quit_after,
-            demand,
-            asked: demand.initial().get().into(),
-            sent: 0,
-            ended: None,
-            received: 0,
-            quit: false,
-        }
-    }
-}
-
-impl Script {
-    fn new(random: &mut Random, by: usize) -> Self {
-        let interaction = match random.within(0..=5) {
-            0 => Interaction::FireAndForget,
-            1 => Interaction::RequestResponse,
-            2 | 3 => Interaction::RequestStream,
-            _ => Interaction::RequestChannel,
-        };
-        let (up, down) = match interaction {
-            Interaction::FireAndForget => (1, 0),
-            Interaction::RequestResponse => (1, random.within(0..=1)),
-            Interaction::RequestStream => (1, random.length(200) - 1),
-            Interaction::RequestChannel => (random.length(100), random.length(100) - 1),
-        };
-        let mut up = Flow::new(random, up);
-        if up.end == HowEnded::Dropped || interaction != Interaction::RequestChannel {
-            // With a requester that neither ends nor fails its half, both
-            // sides could wait for each other's end; that is their business.
-            up.end = HowEnded::Completed;
-        }
-        if interaction != Interaction::RequestChannel {
-            up.quit_after = None;
-        }
-        // The first payload comes for nothing.
-        up.asked = match up.demand {
-            DemandPolicy::Manual { initial } => u64::from(initial.get()) + 1,
-            DemandPolicy::Prefetch { .. } => up.asked,
-        };
-        Self {
-            by,
-            interaction,
-            opened: false,
-            started: false,
-            rejected: false,
-            up,
-            down: Flow::new(random, down),
-        }
-    }
-
-    fn flow(&mut self, down: bool) -> &mut Flow {
-        if down { &mut self.down } else { &mut self.up }
-    }
-
-    /// Whether somebody ended it otherwise than by completion.
-    fn disturbed(&self) -> bool {
-        let odd = |flow: &Flow| {
-            flow.quit || matches!(flow.ended, Some(HowEnded::Failed | HowEnded::Dropped))
-        };
-        self.rejected || odd(&self.up) || odd(&self.down)
-    }
 }
 
 impl World {
