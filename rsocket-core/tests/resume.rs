@@ -1,5 +1,5 @@
 //! Sessions that go on over other links: who may have them, and what they cost
-//! a server meanwhile. What is said on the links is in `protocol_resume.rs`.
+//! a server meanwhile. What is said on the links is in `protocol_resume`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
