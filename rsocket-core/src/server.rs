@@ -2,12 +2,17 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -498,15 +503,69 @@ impl Connection {
             // An error means that the server is gone, and this task with it.
             let _ = closing.wait_for(|closing| *closing).await.is_ok();
         };
-        tokio::select! {
-            () = &mut driver => {}
-            () = told_to_close => {
+        // Not by `select!`, which would ask for the news with each frame.
+        let mut told_to_close = pin!(told_to_close);
+        let news = News::new();
+        let mut is_told = false;
+        poll_fn(|cx| {
+            if !is_told
+                && news.has_come(cx)
+                && told_to_close.as_mut().poll(&mut news.context()).is_ready()
+            {
+                is_told = true;
                 shared.close();
-                driver.await;
             }
-        }
+            driver.as_mut().poll(cx)
+        })
+        .await;
         if let Some(reason) = shared.close_reason() {
             tracing::debug!(%reason, "connection ended");
         }
+    }
+}
+
+/// Tells whether a future that is polled beside another one asked for it.
+struct News {
+    call: Arc<Call>,
+    waker: Waker,
+}
+
+struct Call {
+    called: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl News {
+    fn new() -> Self {
+        let call = Arc::new(Call {
+            called: AtomicBool::new(true), // To be polled once.
+            task: AtomicWaker::new(),
+        });
+        Self {
+            waker: Waker::from(Arc::clone(&call)),
+            call,
+        }
+    }
+
+    /// Whether the future is to be polled; later calls go to the task of `cx`.
+    fn has_come(&self, cx: &Context<'_>) -> bool {
+        // A connection is a task of its own: that of `cx` stays the same.
+        if !self.call.called.load(Ordering::Acquire) {
+            return false;
+        }
+        self.call.called.store(false, Ordering::Release);
+        self.call.task.register(cx.waker());
+        true
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context::from_waker(&self.waker)
+    }
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.called.store(true, Ordering::Release);
+        self.task.wake();
     }
 }

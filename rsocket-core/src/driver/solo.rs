@@ -24,12 +24,12 @@
 
 use std::{
     ops::ControlFlow,
-    sync::{MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use super::{Inner, Shared, remember};
+use super::{Inner, MutexGuard, Shared, remember};
 use crate::{
     error::CloseReason,
     proto::{StreamKey, Take},
@@ -330,3 +330,6 @@ impl Inner {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod model;

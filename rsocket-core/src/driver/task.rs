@@ -86,6 +86,8 @@ pub(crate) struct Driver {
     pub(super) needs_link: bool,
     /// The receiving half has nothing more to give.
     pub(super) link_ended: bool,
+    /// The link has hardly more to read at the moment.
+    pub(super) drained: bool,
     /// A flush was asked for and waits for one more turn.
     pub(super) flush_yielded: bool,
     pub(super) ending: Option<Ending>,
@@ -210,6 +212,7 @@ impl Driver {
             wants_flush: false,
             deadline: None,
             link_ended: false,
+            drained: false,
             flush_yielded: false,
             ending: None,
         }
@@ -355,6 +358,7 @@ impl Driver {
             }
             return reading;
         }
+        self.drained = look.frames < Self::BATCH_LEN;
         let mut inner = look.guard.unwrap_or_else(|| shared.lock());
         if let Some(reason) = gone
             && inner.link_no == line.link_no
@@ -488,7 +492,9 @@ impl Driver {
             inner.session.release(key);
         }
         inner.pump();
-        if inner.unflushed >= Self::ANSWERS_LEN {
+        // Where little comes at a time, what is read next had to wait for these.
+        if inner.unflushed >= Self::ANSWERS_LEN || (self.drained && self.events.is_empty()) {
+            inner.flush_wanted = false;
             inner.flush();
         }
         self.room = inner.session.wants_work();
