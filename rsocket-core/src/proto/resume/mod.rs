@@ -26,7 +26,7 @@ pub use self::rows::Damaged;
 use super::SetupOptions;
 use crate::{
     error::{CloseReason, Failure},
-    frame::{self, ErrorCode, Frame, FrameType, Header, Position},
+    frame::{self, DecodeError, ErrorCode, Frame, FrameType, Header, Position},
 };
 
 /// How a session is resumed. Both sides have one.
@@ -480,8 +480,19 @@ impl Resumption {
 
     /// Counts a frame from the peer \[C261, C262].
     #[inline]
-    pub(super) fn on_received(&mut self, bytes: &[u8]) {
-        if is_tracked(bytes) {
+    pub(super) fn on_received(&mut self, frame: &Result<Frame<'_>, DecodeError>, bytes: &[u8]) {
+        let counts = match frame {
+            Ok(frame) => match frame {
+                Frame::Payload(_) | Frame::Request(_) | Frame::RequestN(_) | Frame::Cancel(_) => {
+                    true
+                }
+                Frame::Error(error) => error.stream_id.is_some(),
+                _ => false,
+            },
+            // Wrong, perhaps ignored, and sent all the same.
+            Err(_) => is_tracked(bytes),
+        };
+        if counts {
             self.received = self.received.advance(bytes.len());
         }
     }
@@ -508,7 +519,7 @@ impl Resumption {
 /// Whether a frame counts for positions: those of streams do, of all types but
 /// extensions, which nobody sends in resumable sessions \[C261, C262, C265,
 /// C266].
-#[inline]
+#[cold]
 fn is_tracked(bytes: &[u8]) -> bool {
     let Ok(header) = Header::decode(bytes) else {
         return false;

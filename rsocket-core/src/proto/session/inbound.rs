@@ -46,7 +46,7 @@ impl Session {
                     self.violation("a frame is longer than max_frame_len");
                     return;
                 }
-                self.count_received(whole);
+                self.count_received(&frame, whole.as_slice());
                 match frame {
                     Ok(frame) => self.on_frame(now, &frame, whole),
                     Err(error) => self.on_malformed(whole.as_slice(), error),

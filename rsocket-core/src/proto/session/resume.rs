@@ -9,13 +9,13 @@ use bytes::Bytes;
 use super::{By, Cause, Control, Event, Phase, Progress, Session};
 use crate::{
     error::{CloseReason, Failure},
-    frame::{self, ErrorCode, ErrorFrame, Frame, Position},
+    frame::{self, DecodeError, ErrorCode, ErrorFrame, Frame, Position},
     proto::{
         ResumeRequest, Side,
         resume::{LinkState, Refusal, Resumption},
         streams::frame_limit,
     },
-    transport::{InFrame, Limits as LinkLimits, OutFrame},
+    transport::{Limits as LinkLimits, OutFrame},
 };
 
 impl Session {
@@ -254,9 +254,9 @@ impl Session {
 
     /// Counts a frame of the peer, and tells it in time what arrived.
     #[inline]
-    pub(super) fn count_received(&mut self, whole: &InFrame<'_>) {
+    pub(super) fn count_received(&mut self, frame: &Result<Frame<'_>, DecodeError>, whole: &[u8]) {
         if let Some(resume) = &mut self.resume {
-            resume.on_received(whole.as_slice());
+            resume.on_received(frame, whole);
             if resume.owes_confirmation() {
                 self.confirm();
             }
@@ -315,26 +315,11 @@ impl Session {
         let Some(resume) = &mut self.resume else {
             return Ok(Progress::Idle);
         };
-        if let Some(words) = resume.ready_words() {
-            let sent = send(&OutFrame::encoded(words));
-            return finish(sent, || {
-                resume.first_words = None;
-                self.effects.stats.frames_sent += 1;
-            });
+        if !resume.is_up() || resume.first_words.is_some() {
+            return self.transmit_words(send);
         }
-        // After RESUME nothing but why the session ends here [C282, C287].
-        let said = resume.first_words.is_none();
-        let asked = matches!(resume.link, LinkState::Asked { .. });
-        let has_last_words = asked && said && matches!(self.phase, Phase::Closed(_));
-        let is_free = resume.is_up() && said && !awaits_store;
-        if !is_free && !has_last_words {
+        if awaits_store {
             return Ok(Progress::Idle);
-        }
-        while has_last_words
-            && let Some(control) = self.effects.control.front()
-            && control.cause != Cause::Once
-        {
-            self.effects.pop_control();
         }
         if !self.effects.control.is_empty() {
             return self.transmit_control(send);
@@ -343,21 +328,7 @@ impl Session {
             return Ok(Progress::Idle);
         }
         if resume.log.has_next() {
-            if resume.log.pauses() {
-                return Ok(Progress::Idle);
-            }
-            let again = resume.log.is_replaying();
-            let sent = resume.log.replay(send);
-            return finish(sent, || {
-                self.effects.stats.frames_sent += 1;
-                self.effects.stats.frames_resent += u64::from(again);
-                let log = self.resume.as_ref().map(|resume| &resume.log);
-                if again && log.is_some_and(|log| !log.is_replaying()) {
-                    self.on_replayed();
-                } else if log.is_some_and(|log| !log.has_next()) {
-                    self.finish_drain();
-                }
-            });
+            return self.transmit_held(send);
         }
         let max_resume_len = self.config.limits.max_resume_len;
         if resume.wants_confirmation(max_resume_len) {
@@ -397,6 +368,63 @@ impl Session {
             self.finish_drain();
         }
         Ok(progress)
+    }
+
+    /// What a new link carries first, and until the other side has answered.
+    #[cold]
+    fn transmit_words<E>(
+        &mut self,
+        send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+    ) -> Result<Progress, E> {
+        let Some(resume) = &mut self.resume else {
+            return Ok(Progress::Idle);
+        };
+        if let Some(words) = resume.ready_words() {
+            let sent = send(&OutFrame::encoded(words));
+            return finish(sent, || {
+                resume.first_words = None;
+                self.effects.stats.frames_sent += 1;
+            });
+        }
+        // After RESUME nothing but why the session ends here [C282, C287].
+        let said = resume.first_words.is_none();
+        let asked = matches!(resume.link, LinkState::Asked { .. });
+        if !asked || !said || !matches!(self.phase, Phase::Closed(_)) {
+            return Ok(Progress::Idle);
+        }
+        while let Some(control) = self.effects.control.front()
+            && control.cause != Cause::Once
+        {
+            self.effects.pop_control();
+        }
+        if self.effects.control.is_empty() {
+            return Ok(Progress::Idle);
+        }
+        self.transmit_control(send)
+    }
+
+    /// Frames that are in the log: those of an earlier link, and those that are
+    /// stored first.
+    #[cold]
+    fn transmit_held<E>(
+        &mut self,
+        send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+    ) -> Result<Progress, E> {
+        let Some(resume) = self.resume.as_mut().filter(|it| !it.log.pauses()) else {
+            return Ok(Progress::Idle);
+        };
+        let again = resume.log.is_replaying();
+        let sent = resume.log.replay(send);
+        finish(sent, || {
+            self.effects.stats.frames_sent += 1;
+            self.effects.stats.frames_resent += u64::from(again);
+            let log = self.resume.as_ref().map(|resume| &resume.log);
+            if again && log.is_some_and(|log| !log.is_replaying()) {
+                self.on_replayed();
+            } else if log.is_some_and(|log| !log.has_next()) {
+                self.finish_drain();
+            }
+        })
     }
 }
 
