@@ -214,37 +214,43 @@ fn assert_modest(rx: &Rx, arrived: usize) {
 /// Frames as they may come to `role`, with something wrong now and then.
 fn any_bytes(random: &mut Random, role: Role) -> Vec<u8> {
     let mut bytes = Vec::new();
+    let mut in_parts = false;
     for _ in 0..random.within(1..=12) {
-        let (first, len) = match random.within(0..=15) {
+        let part = random.length(3_000) - 1;
+        let (first, len) = match random.within(0..=9) {
             0 => (FIN | PING, random.within(0..=LONGEST_CONTROL)),
             1 => (FIN | PONG, random.within(0..=LONGEST_CONTROL)),
-            2 | 3 => (BINARY, random.length(2_000)),
-            4 | 5 => (CONTINUATION, random.within(0..=300)),
-            6 | 7 => (FIN | CONTINUATION, random.length(2_000)),
-            8 => (FIN | BINARY, random.within(0..=MAX_FRAME_LEN + 10)),
-            9 => (BINARY, random.within(0..=MAX_FRAME_LEN)),
+            2 if random.once_in(6) => (FIN | BINARY, random.within(0..=MAX_FRAME_LEN + 10)),
+            n if in_parts != random.once_in(50) => match n {
+                ..7 => (CONTINUATION, part),
+                _ => (FIN | CONTINUATION, part),
+            },
+            3 | 4 => (BINARY, part),
+            5 => (BINARY, random.within(0..=MAX_FRAME_LEN)),
             _ => (FIN | BINARY, random.length(70_000) - 1),
+        };
+        in_parts = match first {
+            BINARY => true,
+            _ => in_parts && first != FIN | CONTINUATION,
         };
         let payload = random.bytes(len);
         put(random, role, first, &payload, &mut bytes);
         if random.once_in(60) {
             put(random, role, FIN | TEXT, b"text", &mut bytes);
         }
-        if random.once_in(20) {
-            let codes = [1000, 1001, 1002, 1005, 1011, 1015, 4999, 5000, 0];
-            let code: u16 = codes[random.within(0..=8)];
-            let mut payload = code.to_be_bytes().to_vec();
-            let len = random.within(0..=3);
-            payload.extend(random.bytes(len));
-            payload.truncate(random.within(0..=8));
+        if random.once_in(10) {
+            let codes: [u16; 8] = [1000, 1001, 1002, 1005, 1011, 4999, 5000, 0];
+            let mut payload = codes[random.within(0..=7)].to_be_bytes().to_vec();
+            payload.extend(random.bytes(3));
+            payload.truncate([0, 1, 2, 2, 2, 5][random.within(0..=5)]);
             put(random, role, FIN | CLOSE, &payload, &mut bytes);
         }
-        if random.once_in(40) {
+        if random.once_in(60) {
             let len = random.within(1..=20);
             bytes.extend(random.bytes(len));
         }
     }
-    if random.once_in(3) {
+    if random.once_in(4) {
         let at = random.within(0..=bytes.len() - 1);
         bytes[at] ^= 1 << random.within(0..=7);
     }
