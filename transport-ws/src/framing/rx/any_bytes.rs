@@ -99,7 +99,7 @@ fn read_frame(
         }
         _ => {}
     }
-    let mut payload = take(len as usize)?.to_vec();
+    let mut payload = take(length(len))?.to_vec();
     for (i, byte) in payload.iter_mut().enumerate() {
         *byte ^= mask[i % 4];
     }
