@@ -1,0 +1,279 @@
+//! The end that reads records.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use rsocket_core::transport::InFrame;
+
+use super::{Corrupt, Kind, Place, SHORT_LEN, read_commit_word, span};
+use crate::{
+    layout::{self, Geometry, LINE},
+    mem::{Mapped, Memory, Peer, WORD, Words},
+};
+
+/// Frames that one call of [`Consumer::recv`] delivers at most, so that a peer
+/// who sends without pause does not keep the caller from all else.
+const MAX_BATCH: usize = 64;
+
+/// Frames over this length are given away in memory of their own, since the
+/// receiver would copy them anyway; shorter ones are lent.
+const LENT_LEN: usize = 1024;
+
+/// What the producer knows of the room that it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// All: it was rung since, or did not wait when we looked behind a fence.
+    Told,
+    /// There is more, but no hurry: this side looks again before it sleeps.
+    Some,
+    /// There is much more.
+    Much,
+}
+
+/// Reads the frames of the peer's region.
+///
+/// It never waits. Dropping it tells the peer nothing.
+pub struct Consumer<M: Memory = Mapped> {
+    words: M::Words,
+    peer: M::Peer,
+    place: Place,
+    max_inline_len: usize,
+    /// Where the next record begins.
+    head: u64,
+    /// What the producer knows of `head`.
+    published: u64,
+    is_closed: bool,
+    /// Whether the producer may have to be told of room.
+    room: Room,
+    /// The producer's wait word when the bell was last rung for it.
+    rung_for: u64,
+    /// Our sleep word.
+    sleep: u64,
+    /// A frame that is longer than a line, while it is lent.
+    scratch: Vec<u8>,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// Reads from `peer`, whose region has `geometry`, which was checked.
+    /// `words` are those of one's own region, all zero but for the header.
+    pub fn new(words: M::Words, peer: M::Peer, geometry: &Geometry) -> Self {
+        Self {
+            words,
+            peer,
+            place: Place {
+                ring_at: geometry.ring_at(),
+                ring_len: geometry.ring_len,
+            },
+            max_inline_len: geometry.max_inline_len(),
+            head: 0,
+            published: 0,
+            is_closed: false,
+            room: Room::Told,
+            rung_for: 0,
+            sleep: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Delivers the frames that are there, up to a number that keeps the call
+    /// short, and returns how many; stops early when `sink` breaks. 0 means that
+    /// there was none.
+    ///
+    /// To be followed by [`room_bell`](Self::room_bell).
+    ///
+    /// # Errors
+    ///
+    /// When what the peer wrote is no record. Frames before it were delivered.
+    #[inline]
+    pub fn recv(
+        &mut self,
+        sink: &mut dyn FnMut(InFrame<'_>) -> ControlFlow<()>,
+    ) -> Result<usize, Corrupt> {
+        let mut delivered = 0;
+        while delivered < MAX_BATCH {
+            let begin = self.head;
+            let word = self.commit_word();
+            if word == 0 || self.is_closed {
+                break;
+            }
+            let (kind, len) = read_commit_word(begin, word)?;
+            match kind {
+                Kind::Inline if len > self.max_inline_len => {
+                    return Err(Corrupt::Len { at: begin, len });
+                }
+                Kind::Loan => return Err(Corrupt::Record { at: begin, word }),
+                Kind::Close => {
+                    self.is_closed = true;
+                    break;
+                }
+                Kind::Inline => {}
+            }
+            delivered += 1;
+            if self.deliver(begin, len, sink).is_break() {
+                break;
+            }
+        }
+        if delivered == 0 {
+            // The producer may need all of it, and does not say so while it spins.
+            self.publish();
+        }
+        Ok(delivered)
+    }
+
+    /// Whether the producer said that no more frames will come, and all that came
+    /// before were delivered.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Whether a record is at hand: one load.
+    #[inline]
+    pub fn has_record(&self) -> bool {
+        !self.is_closed && self.commit_word() != 0
+    }
+
+    /// Announces that this side sleeps, so that the producer rings after its next
+    /// batch. False if there is a record, and then nothing was announced.
+    ///
+    /// To be followed by [`room_bell`](Self::room_bell), as what it gives back
+    /// may be what the producer waits for.
+    #[must_use = "who sleeps over a record sleeps for ever"]
+    pub fn announce_sleep(&mut self) -> bool {
+        self.publish();
+        self.sleep += if self.sleep.is_multiple_of(2) { 1 } else { 2 };
+        self.words.store(layout::SLEEP, self.sleep);
+        self.words.writeback(layout::SLEEP, WORD);
+        // Between the announcement and the look at the commit word: see the
+        // module's "Sleeping". Pairs with the fence in `Producer::wants_bell`.
+        // The head was published before it, too.
+        self.words.fence();
+        if self.commit_word() == 0 && !self.is_closed {
+            return true;
+        }
+        self.awake();
+        false
+    }
+
+    /// Takes the announcement back. Without one it does nothing.
+    #[inline]
+    pub fn awake(&mut self) {
+        if !self.sleep.is_multiple_of(2) {
+            self.sleep += 1;
+            self.words.store(layout::SLEEP, self.sleep);
+            self.words.writeback(layout::SLEEP, WORD);
+        }
+    }
+
+    /// Whether the producer waits for room and has to be rung. True once for each
+    /// time that it began to wait, so the caller has to ring.
+    #[must_use = "the producer waits until the bell is rung"]
+    #[inline]
+    pub fn room_bell(&mut self) -> bool {
+        match self.room {
+            Room::Told => return false,
+            Room::Some => {}
+            Room::Much => {
+                self.room = Room::Told;
+                // Between the publication of the head and the look at the wait
+                // word. Pairs with the fence in `Producer::announce_wait`.
+                self.words.fence();
+            }
+        }
+        self.peer.refresh(layout::WAIT, WORD);
+        let wait = self.peer.load(layout::WAIT);
+        if wait.is_multiple_of(2) || wait == self.rung_for {
+            return false;
+        }
+        self.rung_for = wait;
+        // Else a producer for whom it is not enough would be rung again and
+        // again for the same room.
+        self.room = Room::Told;
+        true
+    }
+
+    #[inline]
+    fn commit_word(&self) -> u64 {
+        let at = self.place.of(self.head);
+        self.peer.refresh(at, LINE);
+        // Pairs with the Release in `Producer::push`.
+        self.peer.load_acquire(at)
+    }
+
+    /// Copies the frame out, gives its room back, and hands it on.
+    #[inline]
+    fn deliver(
+        &mut self,
+        begin: u64,
+        len: usize,
+        sink: &mut dyn FnMut(InFrame<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if len <= SHORT_LEN {
+            let mut frame = [0; SHORT_LEN];
+            let at = self.place.of(begin) + WORD;
+            for (i, word) in frame.chunks_exact_mut(WORD).enumerate() {
+                if i * WORD >= len {
+                    break;
+                }
+                word.copy_from_slice(&self.peer.load(at + i * WORD).to_ne_bytes());
+            }
+            self.give_back(span(len));
+            let frame = frame.get(..len).expect("not longer than a line holds");
+            return sink(InFrame::Borrowed(frame));
+        }
+        if len <= LENT_LEN {
+            let mut frame = std::mem::take(&mut self.scratch);
+            frame.clear();
+            self.append(begin, len, &mut frame);
+            self.give_back(span(len));
+            let flow = sink(InFrame::Borrowed(&frame));
+            self.scratch = frame;
+            return flow;
+        }
+        let mut frame = Vec::with_capacity(len);
+        self.append(begin, len, &mut frame);
+        self.give_back(span(len));
+        sink(InFrame::Shared(Bytes::from(frame)))
+    }
+
+    #[inline]
+    fn append(&self, begin: u64, len: usize, out: &mut Vec<u8>) {
+        let (at, first, wrapped) = self.place.parts(begin + WORD as u64, len);
+        self.peer.refresh(at, first);
+        self.peer.append(at, first, out);
+        if wrapped > 0 {
+            self.peer.refresh(self.place.ring_at, wrapped);
+            self.peer.append(self.place.ring_at, wrapped, out);
+        }
+    }
+
+    /// Moves the head, and tells the producer of each eighth of the ring.
+    #[inline]
+    fn give_back(&mut self, span: u64) {
+        self.head += span;
+        if self.head - self.published >= self.place.ring_len as u64 / 8 {
+            self.publish();
+            self.room = Room::Much;
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.published != self.head {
+            self.published = self.head;
+            if self.room == Room::Told {
+                self.room = Room::Some;
+            }
+            // Pairs with the Acquire in `Producer::refresh_head`: the copies are
+            // done, the records are free.
+            self.words.store_release(layout::HEAD, self.head);
+            self.words.writeback(layout::HEAD, WORD);
+        }
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Consumer<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consumer")
+            .field("head", &self.head)
+            .finish_non_exhaustive()
+    }
+}
