@@ -9,11 +9,6 @@
 //! dies of. Nothing that the peer does to its descriptor has an effect on ours:
 //! each call here says itself that it must not wait.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "a transport may lock and wake, only the protocol may not"
-)]
-
 use std::{
     io,
     sync::{

@@ -37,6 +37,11 @@ impl Rx {
 
     /// Looks at memory for as long as waiting usually pays, without the kernel
     /// and without other tasks: whether a frame is at hand.
+    #[expect(
+        dead_code,
+        clippy::needless_pass_by_ref_mut,
+        reason = "what a driver will call instead of being polled again"
+    )]
     pub(crate) fn linger(&mut self) -> bool {
         /// Looks between two looks at the clock, which costs about as much.
         const LOOKS: usize = 16;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rsocket_core::testkit::conformance::Medium;
-use rsocket_transport_shm::{ShmConnector, ShmListener, ShmOptions};
+use rsocket_transport_shm::{ShmConnector, ShmListener, ShmOptions, Spin};
 
 fn path() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -18,15 +18,14 @@ fn path() -> PathBuf {
 
 async fn pair_with(options: ShmOptions) -> (ShmConnector, ShmListener) {
     let path = path();
-    let listener = ShmListener::bind_with(&path, options.clone())
-        .await
-        .expect("a fresh path");
+    let listener = ShmListener::bind_with(&path, options.clone()).await;
+    let listener = listener.expect("a fresh path");
     (ShmConnector::new(path).options(options), listener)
 }
 
-/// With what is in flight beside the ring and the arena.
+/// The ring and the arena.
 fn medium() -> Medium {
-    Medium::default().holding(6 << 20).telling_loss()
+    Medium::default().holding(5 << 20).telling_loss()
 }
 
 mod defaults {
@@ -36,6 +35,62 @@ mod defaults {
         medium = medium();
         async fn pair() -> (ShmConnector, ShmListener) {
             pair_with(ShmOptions::new()).await
+        }
+    }
+}
+
+/// Each wait goes through the kernel.
+mod sleeping {
+    use super::*;
+
+    rsocket_core::transport_conformance! {
+        medium = medium();
+        async fn pair() -> (ShmConnector, ShmListener) {
+            pair_with(ShmOptions::new().spin(Spin::Sleep)).await
+        }
+    }
+}
+
+/// No wait does.
+mod polling {
+    use super::*;
+
+    rsocket_core::transport_conformance! {
+        medium = medium();
+        async fn pair() -> (ShmConnector, ShmListener) {
+            pair_with(ShmOptions::new().spin(Spin::Poll)).await
+        }
+    }
+}
+
+/// All frames go through the ring.
+mod ring_only {
+    use super::*;
+
+    rsocket_core::transport_conformance! {
+        medium = medium();
+        async fn pair() -> (ShmConnector, ShmListener) {
+            pair_with(ShmOptions::new().ring_len(4 << 20).arena_len(0)).await
+        }
+    }
+}
+
+/// As a program gets it whose configuration chooses the transport.
+mod by_url {
+    use rsocket_core::transport::{Connector, Listener, Transports};
+
+    use super::*;
+
+    rsocket_core::transport_conformance! {
+        medium = medium();
+        async fn pair() -> (Box<dyn Connector>, Box<dyn Listener>) {
+            let mut transports = Transports::new();
+            rsocket_transport_shm::register(&mut transports);
+            let name = path().file_name().unwrap().display().to_string();
+            let listener = transports.listener(&format!("shm:@{name}")).await;
+            let listener = listener.expect("a name that nobody has");
+            let connector = transports.connector(&listener.url()).expect("a good URL");
+            (connector, listener)
         }
     }
 }
