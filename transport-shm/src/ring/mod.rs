@@ -173,4 +173,6 @@ impl Place {
 }
 
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod tests;
