@@ -126,9 +126,18 @@ impl Geometry {
         (self.arena_len / 2).max(self.ring_len / 4).min(0x00FF_FFFF)
     }
 
-    /// The longest frame that goes into the ring itself.
+    /// The longest frame that may go into the ring itself.
     pub(crate) fn max_inline_len(&self) -> usize {
-        self.ring_len / if self.arena_len == 0 { 4 } else { 8 }
+        self.ring_len / 4
+    }
+
+    /// Frames over this length go into the arena while it has room.
+    pub(crate) fn max_preferred_inline_len(&self) -> usize {
+        if self.arena_len == 0 {
+            self.max_inline_len()
+        } else {
+            self.ring_len / 8
+        }
     }
 
     pub(crate) fn ring_at(&self) -> usize {

@@ -20,6 +20,7 @@
 #![cfg(target_os = "linux")]
 #![deny(unsafe_code)]
 
+mod arena;
 mod layout;
 mod mem;
 mod ring;
@@ -33,6 +34,6 @@ pub mod raw {
             Data, Mapped, MappedData, MappedPeer, MappedWords, Memory, Peer, Words, map_own,
             map_peer,
         },
-        ring::{Consumer, Corrupt, Producer, Sent},
+        ring::{Bell, Consumer, Corrupt, Producer, Sent},
     };
 }

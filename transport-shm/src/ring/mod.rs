@@ -31,7 +31,10 @@
 mod consumer;
 mod producer;
 
-pub use self::{consumer::Consumer, producer::Producer};
+pub use self::{
+    consumer::{Bell, Consumer},
+    producer::Producer,
+};
 use crate::layout::LINE;
 use crate::mem::WORD;
 
@@ -130,11 +133,11 @@ fn read_commit_word(at: u64, word: u64) -> Result<(Kind, usize), Corrupt> {
         3 => Kind::Close,
         _ => return Err(Corrupt::Record { at, word }),
     };
-    if word >> LINE_SHIFT != at / STEP << LINE_SHIFT >> LINE_SHIFT {
+    // Both are what is left of it in the upper half of the word.
+    if word >> LINE_SHIFT << LINE_SHIFT != (at / STEP) << LINE_SHIFT {
         return Err(Corrupt::Record { at, word });
     }
-    #[expect(clippy::cast_possible_truncation, reason = "28 bits")]
-    let len = (word & LEN_MASK) as usize;
+    let len = usize::try_from(word & LEN_MASK).expect("28 bits");
     Ok((kind, len))
 }
 

@@ -88,7 +88,7 @@ impl Region {
     /// A word of a frame, about to be read.
     fn read(&self, at: usize) -> &AtomicU64 {
         let word = self.any(at);
-        if at % layout::LINE != 0 {
+        if !at.is_multiple_of(layout::LINE) {
             word.race.0.with(|_| ());
         }
         &word.value
@@ -97,7 +97,7 @@ impl Region {
     /// A word of a frame, about to be written.
     fn write(&self, at: usize) -> &AtomicU64 {
         let word = self.any(at);
-        if at % layout::LINE != 0 {
+        if !at.is_multiple_of(layout::LINE) {
             word.race.0.with_mut(|_| ());
         }
         &word.value
