@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 mod address;
+mod arena;
 mod bell;
 mod connector;
 mod layout;
@@ -81,6 +82,6 @@ pub mod raw {
             Data, Mapped, MappedData, MappedPeer, MappedWords, Memory, Peer, Words, map_own,
             map_peer,
         },
-        ring::{Consumer, Corrupt, Producer, Sent},
+        ring::{Bell, Consumer, Corrupt, Producer, Sent},
     };
 }

@@ -40,6 +40,10 @@ use memmap2::{MmapOptions, MmapRaw};
 /// Bytes of a word, the only unit that is loaded and stored atomically.
 pub(crate) const WORD: usize = size_of::<u64>();
 
+/// Bytes from which on a copy out of the peer's memory is one instruction.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LONG_COPY: usize = 512;
+
 /// The handles of one kind of memory.
 pub trait Memory: 'static {
     /// One's own control pages.
@@ -171,9 +175,7 @@ fn own(raw: Raw, control_len: usize) -> (MappedWords, MappedData) {
 /// A pair of sides in one process, on the heap: what miri can run.
 #[cfg(test)]
 pub(crate) fn heap(len: usize, control_len: usize) -> ((MappedWords, MappedData), MappedPeer) {
-    let words = (0..len / WORD)
-        .map(|_| std::cell::UnsafeCell::new(0))
-        .collect();
+    let words = (0..len / WORD).map(|_| AtomicU64::new(0)).collect();
     let raw = Raw::new(Keep::Heap(words));
     let peer = MappedPeer {
         raw: raw.clone(),
@@ -186,7 +188,7 @@ pub(crate) fn heap(len: usize, control_len: usize) -> ((MappedWords, MappedData)
 enum Keep {
     Map(MmapRaw),
     #[cfg(test)]
-    Heap(Box<[std::cell::UnsafeCell<u64>]>),
+    Heap(Box<[AtomicU64]>),
 }
 
 /// A region by its address, and what keeps it there.
@@ -229,6 +231,46 @@ impl Raw {
         // SAFETY: `at` is at most the length of the region, checked above, and
         // the region is one allocation.
         unsafe { self.base.add(at) }
+    }
+
+    /// Bytes as they lie there.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes to them while the slice is used.
+    unsafe fn slice(&self, at: usize, len: usize) -> &[u8] {
+        let bytes = NonNull::slice_from_raw_parts(self.at(at, len), len);
+        // SAFETY: inside, checked by `at`, and mapped for as long as `self`
+        // lives; bytes have no invalid values; nobody writes, says the caller.
+        unsafe { bytes.as_ref() }
+    }
+
+    /// Appends bytes that somebody may be writing. There is room in `out`.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    fn append_long(&self, at: usize, len: usize, out: &mut Vec<u8>) {
+        let from = self.at(at, len).as_ptr();
+        let to = out.spare_capacity_mut();
+        assert!(len <= to.len(), "{len} bytes into room for {}", to.len());
+        let to = to.as_mut_ptr();
+        // SAFETY:
+        // - Both ends are valid for `len` bytes, checked above, and do not
+        //   overlap: `to` is private memory.
+        // - The compiler knows nothing of what the instruction reads, so bytes
+        //   that change meanwhile are no race for it; the processor copies some
+        //   value of each. It may assume that memory changes: no `nomem`.
+        // - The direction flag is clear on entry to assembly, as Rust has it.
+        unsafe {
+            std::arch::asm!(
+                "rep movsb",
+                inout("rcx") len => _,
+                inout("rsi") from => _,
+                inout("rdi") to => _,
+                options(nostack, preserves_flags),
+            );
+        }
+        let len = out.len() + len;
+        // SAFETY: so many bytes are initialized, the last of them just above.
+        unsafe { out.set_len(len) };
     }
 
     #[inline]
@@ -352,8 +394,12 @@ impl Peer for MappedPeer {
 
     #[inline]
     fn append(&self, at: usize, len: usize, out: &mut Vec<u8>) {
-        let mut copied = 0;
         out.reserve(len);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if len >= LONG_COPY {
+            return self.raw.append_long(at, len, out);
+        }
+        let mut copied = 0;
         while len - copied >= WORD {
             out.extend_from_slice(&self.load(at + copied).to_ne_bytes());
             copied += WORD;
@@ -362,5 +408,62 @@ impl Peer for MappedPeer {
             let last = self.load(at + copied).to_ne_bytes();
             out.extend(last.iter().take(len - copied));
         }
+    }
+
+    fn slice(&self, at: usize, len: usize) -> Option<&[u8]> {
+        if !self.is_trusted {
+            return None;
+        }
+        // SAFETY: by the contract of `trusted`; see `Raw::slice`.
+        Some(unsafe { self.raw.slice(at, len) })
+    }
+
+    fn bytes<R: Send + 'static>(&self, at: usize, len: usize, release: R) -> Result<Bytes, R> {
+        if !self.is_trusted {
+            return Err(release);
+        }
+        // Out of bounds is to panic here and not at the first use.
+        self.raw.at(at, len);
+        Ok(Bytes::from_owner(Lent {
+            raw: self.raw.clone(),
+            at,
+            len,
+            _release: release,
+        }))
+    }
+}
+
+impl MappedPeer {
+    /// The same memory, of a peer who is trusted: what it wrote may be looked at
+    /// in place.
+    ///
+    /// # Safety
+    ///
+    /// The peer keeps the rules of this crate: it does not write to a record
+    /// before the head has passed it, nor to a loan before it was given back.
+    /// This side keeps them, too: it uses no slice of the memory after that.
+    #[must_use]
+    pub unsafe fn trusted(self) -> Self {
+        Self {
+            is_trusted: true,
+            ..self
+        }
+    }
+}
+
+/// Bytes of a trusted peer, in place.
+struct Lent<R> {
+    raw: Raw,
+    at: usize,
+    len: usize,
+    /// Dropped after the last use of the bytes.
+    _release: R,
+}
+
+impl<R> AsRef<[u8]> for Lent<R> {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: made only by `MappedPeer::bytes` of a trusted peer, who leaves
+        // the bytes alone until `_release` is dropped, and that is with `self`.
+        unsafe { self.raw.slice(self.at, self.len) }
     }
 }

@@ -1,13 +1,14 @@
 //! The end that reads records.
 
-use std::ops::ControlFlow;
+use std::{mem::take, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use rsocket_core::transport::InFrame;
 
 use super::{Corrupt, Kind, Place, SHORT_LEN, read_commit_word, span};
 use crate::{
-    layout::{self, Geometry, LINE},
+    arena::Loan,
+    layout::{self, Geometry, LINE, MAX_FRAME_LEN},
     mem::{Mapped, Memory, Peer, WORD, Words},
 };
 
@@ -18,6 +19,9 @@ const MAX_BATCH: usize = 64;
 /// Frames over this length are given away in memory of their own, since the
 /// receiver would copy them anyway; shorter ones are lent.
 const LENT_LEN: usize = 1024;
+
+/// Rings the peer's bell, from any thread.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// What the producer knows of the room that it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,10 @@ pub struct Consumer<M: Memory = Mapped> {
     words: M::Words,
     peer: M::Peer,
     place: Place,
-    max_inline_len: usize,
+    geometry: Geometry,
+    /// Rings the producer when a loan that was kept is given back; without it
+    /// none is kept.
+    bell: Option<Bell>,
     /// Where the next record begins.
     head: u64,
     /// What the producer knows of `head`.
@@ -51,6 +58,8 @@ pub struct Consumer<M: Memory = Mapped> {
     sleep: u64,
     /// A frame that is longer than a line, while it is lent.
     scratch: Vec<u8>,
+    /// Of a frame that has not ended.
+    pieces: Vec<u8>,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -64,7 +73,8 @@ impl<M: Memory> Consumer<M> {
                 ring_at: geometry.ring_at(),
                 ring_len: geometry.ring_len,
             },
-            max_inline_len: geometry.max_inline_len(),
+            geometry: *geometry,
+            bell: None,
             head: 0,
             published: 0,
             is_closed: false,
@@ -72,12 +82,24 @@ impl<M: Memory> Consumer<M> {
             rung_for: 0,
             sleep: 0,
             scratch: Vec::new(),
+            pieces: Vec::new(),
         }
+    }
+
+    /// Lends frames in place, if the memory is that of a trusted peer: short ones
+    /// during the call of the sink, long ones for as long as they are kept.
+    ///
+    /// `bell` is called by whoever gives back a long one while the producer waits
+    /// for room, and must not block.
+    #[must_use]
+    pub fn lending(mut self, bell: Bell) -> Self {
+        self.bell = Some(bell);
+        self
     }
 
     /// Delivers the frames that are there, up to a number that keeps the call
     /// short, and returns how many; stops early when `sink` breaks. 0 means that
-    /// there was none.
+    /// there was none that is whole.
     ///
     /// To be followed by [`room_bell`](Self::room_bell).
     ///
@@ -90,26 +112,40 @@ impl<M: Memory> Consumer<M> {
         sink: &mut dyn FnMut(InFrame<'_>) -> ControlFlow<()>,
     ) -> Result<usize, Corrupt> {
         let mut delivered = 0;
-        while delivered < MAX_BATCH {
+        for _ in 0..MAX_BATCH {
             let begin = self.head;
             let word = self.commit_word();
             if word == 0 || self.is_closed {
                 break;
             }
             let (kind, len) = read_commit_word(begin, word)?;
-            match kind {
-                Kind::Inline if len > self.max_inline_len => {
-                    return Err(Corrupt::Len { at: begin, len });
+            let flow = match kind {
+                Kind::Piece => {
+                    self.gather(begin, len, self.geometry.piece_len())?;
+                    continue;
                 }
-                Kind::Loan => return Err(Corrupt::Record { at: begin, word }),
+                Kind::Inline if !self.pieces.is_empty() => {
+                    self.gather(begin, len, len.min(self.geometry.piece_len()))?;
+                    sink(InFrame::Shared(Bytes::from(take(&mut self.pieces))))
+                }
+                Kind::Loan | Kind::Close if !self.pieces.is_empty() => {
+                    return Err(Corrupt::Record { at: begin, word });
+                }
+                Kind::Inline if len <= self.geometry.max_inline_len() => {
+                    self.deliver(begin, len, sink)
+                }
+                Kind::Loan if len == Loan::WORDS * WORD => {
+                    let loan = self.loan(begin)?;
+                    self.deliver_loan(&loan, sink)
+                }
+                Kind::Inline | Kind::Loan => return Err(Corrupt::Len { at: begin, len }),
                 Kind::Close => {
                     self.is_closed = true;
                     break;
                 }
-                Kind::Inline => {}
-            }
+            };
             delivered += 1;
-            if self.deliver(begin, len, sink).is_break() {
+            if flow.is_break() {
                 break;
             }
         }
@@ -228,7 +264,7 @@ impl<M: Memory> Consumer<M> {
             return sink(InFrame::Borrowed(frame));
         }
         if len <= LENT_LEN {
-            let mut frame = std::mem::take(&mut self.scratch);
+            let mut frame = take(&mut self.scratch);
             frame.clear();
             self.append(begin, len, &mut frame);
             self.give_back(span(len));
@@ -239,6 +275,63 @@ impl<M: Memory> Consumer<M> {
         let mut frame = Vec::with_capacity(len);
         self.append(begin, len, &mut frame);
         self.give_back(span(len));
+        sink(InFrame::Shared(Bytes::from(frame)))
+    }
+
+    /// Takes one more piece of a frame, which has to be `right_len` bytes long, so
+    /// that a frame is a bounded number of them.
+    fn gather(&mut self, begin: u64, len: usize, right_len: usize) -> Result<(), Corrupt> {
+        if len != right_len || self.pieces.len() + len > MAX_FRAME_LEN {
+            return Err(Corrupt::Len { at: begin, len });
+        }
+        let mut pieces = take(&mut self.pieces);
+        self.append(begin, len, &mut pieces);
+        self.pieces = pieces;
+        self.give_back(span(len));
+        Ok(())
+    }
+
+    /// What the record of a loan says, read once and checked.
+    fn loan(&mut self, begin: u64) -> Result<Loan, Corrupt> {
+        let at = self.place.of(begin) + WORD;
+        let words = [0, 1, 2].map(|i| self.peer.load(at + i * WORD));
+        let loan = Loan::from_words(words, &self.geometry).ok_or(Corrupt::Loan {
+            offset: words[0],
+            len: words[1],
+        })?;
+        self.give_back(span(Loan::WORDS * WORD));
+        Ok(loan)
+    }
+
+    /// Hands on a frame of the arena: in place, or copied and given back.
+    fn deliver_loan(
+        &mut self,
+        loan: &Loan,
+        sink: &mut dyn FnMut(InFrame<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let at = self.geometry.arena_at() + loan.offset;
+        self.peer.refresh(at, loan.len);
+        let mut release = Release {
+            words: self.words.clone(),
+            peer: self.peer.clone(),
+            at: loan.release_word(&self.geometry),
+            generation: loan.generation,
+            bell: None,
+        };
+        if let Some(bell) = &self.bell
+            && loan.may_be_kept(&self.geometry)
+        {
+            release.bell = Some(Arc::clone(bell));
+            match self.peer.bytes(at, loan.len, release) {
+                Ok(frame) => return sink(InFrame::Shared(frame)),
+                Err(kept) => release = kept,
+            }
+            release.bell = None;
+        }
+        let mut frame = Vec::with_capacity(loan.len);
+        self.peer.append(at, loan.len, &mut frame);
+        drop(release);
+        self.room = Room::Much;
         sink(InFrame::Shared(Bytes::from(frame)))
     }
 
@@ -273,6 +366,35 @@ impl<M: Memory> Consumer<M> {
             // done, the records are free.
             self.words.store_release(layout::HEAD, self.head);
             self.words.writeback(layout::HEAD, WORD);
+        }
+    }
+}
+
+/// Gives a loan back when it is dropped.
+struct Release<W: Words, P: Peer> {
+    words: W,
+    peer: P,
+    at: usize,
+    generation: u64,
+    /// Rings the producer if it waits. Without one the consumer does.
+    bell: Option<Bell>,
+}
+
+impl<W: Words, P: Peer> Drop for Release<W, P> {
+    fn drop(&mut self) {
+        // Pairs with the Acquire in `Arena::is_given_back`: nobody reads the
+        // bytes any more.
+        self.words.store_release(self.at, self.generation);
+        self.words.writeback(self.at, WORD);
+        if let Some(bell) = &self.bell {
+            // Between giving back and the look at the wait word. Pairs with the
+            // fence in `Producer::announce_wait`.
+            self.words.fence();
+            self.peer.refresh(layout::WAIT, WORD);
+            // Maybe more than once for one announcement: it wakes who waits.
+            if !self.peer.load(layout::WAIT).is_multiple_of(2) {
+                bell();
+            }
         }
     }
 }

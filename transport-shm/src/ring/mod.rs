@@ -31,7 +31,10 @@
 mod consumer;
 mod producer;
 
-pub use self::{consumer::Consumer, producer::Producer};
+pub use self::{
+    consumer::{Bell, Consumer},
+    producer::Producer,
+};
 use crate::layout::LINE;
 use crate::mem::WORD;
 
@@ -103,6 +106,9 @@ enum Kind {
     Loan = 2,
     /// The producer sends no more.
     Close = 3,
+    /// A part of a frame follows; the frame goes on in the next record, and ends
+    /// with the first that is no piece.
+    Piece = 4,
 }
 
 /// Bits of a commit word: the record's length in bytes without the word itself,
@@ -128,13 +134,14 @@ fn read_commit_word(at: u64, word: u64) -> Result<(Kind, usize), Corrupt> {
         1 => Kind::Inline,
         2 => Kind::Loan,
         3 => Kind::Close,
+        4 => Kind::Piece,
         _ => return Err(Corrupt::Record { at, word }),
     };
-    if word >> LINE_SHIFT != at / STEP << LINE_SHIFT >> LINE_SHIFT {
+    // Both are what is left of it in the upper half of the word.
+    if word >> LINE_SHIFT << LINE_SHIFT != (at / STEP) << LINE_SHIFT {
         return Err(Corrupt::Record { at, word });
     }
-    #[expect(clippy::cast_possible_truncation, reason = "28 bits")]
-    let len = (word & LEN_MASK) as usize;
+    let len = usize::try_from(word & LEN_MASK).expect("28 bits");
     Ok((kind, len))
 }
 
@@ -172,5 +179,7 @@ impl Place {
     }
 }
 
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use rsocket_core::transport::OutFrame;
 
 use super::{Corrupt, Kind, Place, STEP, Sent, ZERO_AHEAD, commit_word, span};
 use crate::{
+    arena::{Arena, Loan},
     layout::{self, Geometry, LINE},
     mem::{Data, Mapped, Memory, Peer, WORD, Words},
 };
@@ -19,8 +20,12 @@ pub struct Producer<M: Memory = Mapped> {
     data: M::Data,
     peer: M::Peer,
     place: Place,
+    arena_at: usize,
+    arena: Option<Arena>,
+    max_preferred_inline_len: usize,
     max_inline_len: usize,
-    max_frame_len: usize,
+    max_whole_len: usize,
+    piece_len: usize,
     /// Where the next record begins.
     tail: u64,
     /// The first words of the free lines before this are 0.
@@ -47,8 +52,12 @@ impl<M: Memory> Producer<M> {
                 ring_at: geometry.ring_at(),
                 ring_len: geometry.ring_len,
             },
+            arena_at: geometry.arena_at(),
+            arena: (geometry.arena_len > 0).then(|| Arena::new(geometry)),
+            max_preferred_inline_len: geometry.max_preferred_inline_len(),
             max_inline_len: geometry.max_inline_len(),
-            max_frame_len: geometry.max_frame_len(),
+            max_whole_len: geometry.max_whole_len(),
+            piece_len: geometry.piece_len(),
             tail: 0,
             zeroed: geometry.ring_len as u64,
             head: 0,
@@ -69,16 +78,23 @@ impl<M: Memory> Producer<M> {
     ///
     /// # Panics
     ///
-    /// When the frame is longer than [`Geometry::max_frame_len`].
+    /// When the frame is longer than [`max_whole_len`](Self::max_whole_len).
     #[inline]
     pub fn try_send(&mut self, frame: &OutFrame<'_>) -> Result<Sent, Corrupt> {
         let len = frame.len();
         assert!(
-            len <= self.max_frame_len,
-            "a frame of {len} bytes is over the link's limit of {}",
-            self.max_frame_len
+            len <= self.max_whole_len,
+            "a frame of {len} bytes is to be sent in pieces, being over {}",
+            self.max_whole_len
         );
-        debug_assert!(len <= self.max_inline_len);
+        if len > self.max_preferred_inline_len {
+            return self.try_send_long(frame, len);
+        }
+        self.try_send_inline(frame, len)
+    }
+
+    #[inline]
+    fn try_send_inline(&mut self, frame: &OutFrame<'_>, len: usize) -> Result<Sent, Corrupt> {
         self.push(Kind::Inline, len, |producer, mut at| {
             for part in frame.parts() {
                 let bytes = part.as_slice();
@@ -86,6 +102,86 @@ impl<M: Memory> Producer<M> {
                 at += bytes.len() as u64;
             }
         })
+    }
+
+    /// Through the arena if there is room in it, else through the ring if the
+    /// frame may go there.
+    #[cold]
+    fn try_send_long(&mut self, frame: &OutFrame<'_>, len: usize) -> Result<Sent, Corrupt> {
+        const RECORD_LEN: usize = Loan::WORDS * WORD;
+
+        // Before the loan, which nobody would give back if no record told of it.
+        if !self.has_room(RECORD_LEN)? {
+            return Ok(Sent::Full);
+        }
+        let Some(loan) = self
+            .arena
+            .as_mut()
+            .and_then(|arena| arena.lend(&self.peer, len))
+        else {
+            return if len <= self.max_inline_len {
+                self.try_send_inline(frame, len)
+            } else {
+                Ok(Sent::Full)
+            };
+        };
+        let begin = self.arena_at + loan.offset;
+        let mut at = begin;
+        for part in frame.parts() {
+            self.data.copy_in(at, part.as_slice());
+            at += part.as_slice().len();
+        }
+        self.data.writeback(begin, len);
+        self.push(Kind::Loan, RECORD_LEN, |producer, mut at| {
+            for word in loan.to_words() {
+                producer.put(at, &word.to_ne_bytes());
+                at += WORD as u64;
+            }
+        })
+    }
+
+    /// The longest frame that [`try_send`](Self::try_send) takes.
+    #[inline]
+    pub fn max_whole_len(&self) -> usize {
+        self.max_whole_len
+    }
+
+    /// Sends the next piece of a frame that is too long for
+    /// [`try_send`](Self::try_send), and moves `sent` by its length; `sent`
+    /// begins with 0 and ends with the frame's length. No other frame may be sent
+    /// in between.
+    ///
+    /// # Errors
+    ///
+    /// When the peer says of itself what cannot be.
+    pub fn try_send_piece(
+        &mut self,
+        frame: &OutFrame<'_>,
+        sent: &mut usize,
+    ) -> Result<Sent, Corrupt> {
+        let left = frame.len() - *sent;
+        let (kind, len) = if left > self.piece_len {
+            (Kind::Piece, self.piece_len)
+        } else {
+            (Kind::Inline, left)
+        };
+        let begin = *sent;
+        let pushed = self.push(kind, len, |producer, mut at| {
+            let (mut skip, mut left) = (begin, len);
+            for part in frame.parts() {
+                let bytes = part.as_slice();
+                let (skipped, rest) = bytes.split_at(skip.min(bytes.len()));
+                skip -= skipped.len();
+                let bytes = rest.get(..left).unwrap_or(rest);
+                left -= bytes.len();
+                producer.put(at, bytes);
+                at += bytes.len() as u64;
+            }
+        })?;
+        if pushed == Sent::Done {
+            *sent += len;
+        }
+        Ok(pushed)
     }
 
     /// Tells the consumer that no more frames will come, if there is room to.
@@ -114,7 +210,7 @@ impl<M: Memory> Producer<M> {
         self.words.fence();
         self.peer.refresh(layout::SLEEP, WORD);
         let sleep = self.peer.load(layout::SLEEP);
-        if sleep % 2 == 0 || sleep == self.rung_for {
+        if sleep.is_multiple_of(2) || sleep == self.rung_for {
             return false;
         }
         self.rung_for = sleep;
@@ -159,16 +255,11 @@ impl<M: Memory> Producer<M> {
         len: usize,
         fill: impl FnOnce(&mut Self, u64),
     ) -> Result<Sent, Corrupt> {
+        if !self.has_room(len)? {
+            return Ok(Sent::Full);
+        }
         let begin = self.tail;
         let end = begin + span(len);
-        // The line at `end` has to be free, too: until it is cleared, what the
-        // consumer would find there is a record of the lap before.
-        if end + STEP > self.limit() {
-            self.refresh_head()?;
-            if end + STEP > self.limit() {
-                return Ok(Sent::Full);
-            }
-        }
         while self.zeroed < end + STEP {
             self.clear_line();
         }
@@ -190,6 +281,18 @@ impl<M: Memory> Producer<M> {
             self.clear_line();
         }
         Ok(Sent::Done)
+    }
+
+    /// Whether a record of `len` bytes can be written.
+    #[inline]
+    fn has_room(&mut self, len: usize) -> Result<bool, Corrupt> {
+        // The line behind it has to be free, too: until it is cleared, what the
+        // consumer would find there is a record of the lap before.
+        let end = self.tail + span(len) + STEP;
+        if end > self.limit() {
+            self.refresh_head()?;
+        }
+        Ok(end <= self.limit())
     }
 
     /// Where the free part of the ring ends.

@@ -45,13 +45,14 @@ fn recv(consumer: &mut Consumer) -> Vec<Vec<u8>> {
 
 #[test]
 fn frames_of_all_lengths_arrive_whole_and_in_order() {
-    let geometry = geometry(4096, 0);
     for seed in seeds(20) {
         let mut random = Random::new(seed);
+        let arena_len = if random.once_in(2) { 65_536 } else { 0 };
+        let geometry = geometry(4096, arena_len);
         let (mut producer, mut consumer) = one_way(&geometry);
         let mut expected = VecDeque::new();
         for _ in 0..2000 {
-            let len = random.within(0..=geometry.max_frame_len());
+            let len = random.within(0..=geometry.max_whole_len());
             let frame = random.bytes(len);
             if send(&mut producer, &frame) == Sent::Done {
                 expected.push_back(frame);
