@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | header, written once |
 //! | 4096 | words of the producer: `wait` |
-//! | 4608 | words of the consumer: `head`, and 128 bytes on `sleep` |
+//! | 4608 | words of the consumer: `head`, 128 bytes on `sleep`, and 128 more `deaf` |
 //! | 8192 | release words, one for each block of the *peer's* arena |
 //! | 16384 | the ring |
 //! | 16384 + `ring_len` | the arena |
@@ -27,6 +27,8 @@ pub(crate) const WAIT: usize = 4096;
 pub(crate) const HEAD: usize = 4608;
 /// The consumer's announcement that it sleeps: odd while it does.
 pub(crate) const SLEEP: usize = 4608 + 128;
+/// Not 0 once the consumer reads no more.
+pub(crate) const DEAF: usize = 4608 + 256;
 /// The release word of the peer's first block.
 pub(crate) const RELEASED: usize = 8192;
 

@@ -20,10 +20,58 @@
 #![cfg(target_os = "linux")]
 #![deny(unsafe_code)]
 
+mod address;
 mod arena;
+mod bell;
+mod connector;
 mod layout;
+mod link;
+mod listener;
 mod mem;
+mod options;
+mod region;
+mod rendezvous;
 mod ring;
+mod rx;
+mod spin;
+mod tx;
+
+use rsocket_core::transport::{Connector, Listener, TransportError, Transports};
+
+pub use self::{
+    address::ShmAddress,
+    connector::ShmConnector,
+    listener::ShmListener,
+    options::{ShmOptions, Spin, Users},
+};
+
+/// Adds the scheme of this crate: `shm`.
+///
+/// # Examples
+///
+/// ```
+/// use rsocket_core::transport::Transports;
+///
+/// let mut transports = Transports::new();
+/// rsocket_transport_shm::register(&mut transports);
+///
+/// assert!(transports.connector("shm:/run/app.sock").is_ok());
+/// assert!(transports.connector("shm:@app?ring=1M&spin=sleep").is_ok());
+/// assert!(transports.connector("shm:").is_err(), "nowhere");
+/// ```
+pub fn register(transports: &mut Transports) {
+    transports.register("shm", shm_connector, shm_listener);
+}
+
+fn shm_connector(url: &str) -> Result<Box<dyn Connector>, TransportError> {
+    let (address, options) = address::from_url(url)?;
+    Ok(Box::new(ShmConnector::new(address).options(options)))
+}
+
+async fn shm_listener(url: String) -> Result<Box<dyn Listener>, TransportError> {
+    let (address, options) = address::from_url(&url)?;
+    Ok(Box::new(ShmListener::bind_with(address, options).await?))
+}
 
 /// The parts below the transport, for benches. Not covered by any promise.
 #[doc(hidden)]

@@ -186,6 +186,13 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
+    /// Tells the producer that nobody will read any more. To be followed by a ring
+    /// of the bell, since the producer may wait for room.
+    pub fn hang_up(&mut self) {
+        self.words.store(layout::DEAF, 1);
+        self.words.writeback(layout::DEAF, WORD);
+    }
+
     /// Whether the producer waits for room and has to be rung. True once for each
     /// time that it began to wait, so the caller has to ring.
     #[must_use = "the producer waits until the bell is rung"]

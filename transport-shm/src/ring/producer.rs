@@ -180,6 +180,12 @@ impl<M: Memory> Producer<M> {
         true
     }
 
+    /// Whether the consumer said that it reads no more: there will be no room.
+    pub fn is_deaf(&self) -> bool {
+        self.peer.refresh(layout::DEAF, WORD);
+        self.peer.load(layout::DEAF) != 0
+    }
+
     /// Announces that this side waits for room, so that the consumer rings when
     /// it has made some. Each call is a new announcement.
     ///

@@ -1,0 +1,131 @@
+//! The sending half.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rsocket_core::transport::{FrameTx, OutFrame, TransportError};
+
+use crate::{
+    bell::{Bell, Half},
+    ring::{Corrupt, Producer, Sent},
+};
+
+/// Sends frames through this side's memory.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    producer: Producer,
+    bell: Arc<Bell>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Open,
+    Closed,
+    /// The peer said of itself what cannot be.
+    Corrupt(Corrupt),
+    /// The peer is gone, or its receiving half is.
+    Lost,
+}
+
+impl Tx {
+    pub(crate) fn new(producer: Producer, bell: Arc<Bell>) -> Self {
+        Self {
+            producer,
+            bell,
+            state: State::Open,
+        }
+    }
+
+    fn check(&mut self) -> Result<(), TransportError> {
+        if matches!(self.state, State::Open | State::Closed) && self.bell.is_gone() {
+            self.state = State::Lost;
+        }
+        match self.state {
+            State::Open => Ok(()),
+            State::Closed => Err(TransportError::lost("this side has closed the link")),
+            State::Corrupt(corrupt) => Err(TransportError::misbehaved(corrupt)),
+            State::Lost => Err(TransportError::lost("the peer is gone")),
+        }
+    }
+
+    /// Does what `send` does once there is room for it.
+    fn poll_room(
+        &mut self,
+        cx: &Context<'_>,
+        mut send: impl FnMut(&mut Producer) -> Result<Sent, Corrupt>,
+    ) -> Poll<Result<(), TransportError>> {
+        let mut is_announced = false;
+        loop {
+            match send(&mut self.producer) {
+                Ok(Sent::Done) => return Poll::Ready(Ok(())),
+                Ok(Sent::Full) => {}
+                Err(corrupt) => {
+                    self.state = State::Corrupt(corrupt);
+                    // The other half must not go on with such a peer.
+                    self.bell.hang_up();
+                    self.check()?;
+                }
+            }
+            if self.producer.is_deaf() {
+                self.state = State::Lost;
+            }
+            self.check()?;
+            if is_announced {
+                ready!(self.bell.listen(Half::Tx));
+                is_announced = false;
+            } else {
+                // Frames that the receiver was not told of never make room.
+                self.tell();
+                self.bell.leave_word(Half::Tx, cx.waker());
+                self.producer.announce_wait();
+                is_announced = true;
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        if self.producer.wants_bell() {
+            self.bell.ring();
+        }
+    }
+}
+
+impl FrameTx for Tx {
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &OutFrame<'_>,
+    ) -> Poll<Result<(), TransportError>> {
+        self.check()?;
+        self.poll_room(cx, |producer| producer.try_send(frame))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        self.check()?;
+        self.tell();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        if !matches!(self.state, State::Closed) {
+            self.check()?;
+            ready!(self.poll_room(cx, Producer::try_close))?;
+            self.state = State::Closed;
+        }
+        self.tell();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        self.bell.forget(Half::Tx);
+        if !matches!(self.state, State::Closed) {
+            // The receiver would take silence for a pause.
+            self.bell.hang_up();
+        }
+    }
+}
