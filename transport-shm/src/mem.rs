@@ -221,7 +221,10 @@ unsafe impl Sync for Raw {}
 
 impl Raw {
     fn new(keep: Keep) -> Self {
-        let (base, len) = match &keep {
+        // Before the address is taken: a box that is moved gets a new one, as far
+        // as the language is concerned.
+        let keep = Arc::new(keep);
+        let (base, len) = match &*keep {
             Keep::Map(map) => (map.as_mut_ptr(), map.len()),
             #[cfg(test)]
             Keep::Heap(words) => (words.as_ptr().cast_mut().cast(), size_of_val(&**words)),
@@ -229,7 +232,7 @@ impl Raw {
         Self {
             base: NonNull::new(base).expect("memory is not mapped at address 0"),
             len,
-            _keep: Arc::new(keep),
+            _keep: keep,
         }
     }
 
