@@ -1,6 +1,6 @@
 //! Every interleaving, and every value that a load may see, of a producer and a
-//! consumer who do a little each: up to three preemptions, or as many as
-//! `LOOM_MAX_PREEMPTIONS` says.
+//! consumer who do a little each: up to two preemptions, or as many as
+//! `LOOM_MAX_PREEMPTIONS` says. Three take minutes without optimization.
 //!
 //! The bell is modelled by a flag that is waited for, so that a lost wake-up is
 //! a deadlock, which loom reports. That the models can fail is tested, too: each
@@ -47,6 +47,10 @@ enum Fault {
     RelaxedHead,
     /// The head is seen without what it publishes.
     RelaxedRoom,
+    /// Loans that are given back publish nothing but that.
+    RelaxedRelease,
+    /// Loans that are given back are seen without what that publishes.
+    RelaxedReclaim,
 }
 
 /// Memory of the model: those words of a region that are used.
@@ -54,6 +58,7 @@ enum Fault {
 struct Region {
     words: Arc<BTreeMap<usize, Word>>,
     fault: Fault,
+    is_trusted: bool,
 }
 
 #[derive(Default)]
@@ -76,6 +81,7 @@ impl Region {
         Self {
             words: Arc::new(words.collect()),
             fault,
+            is_trusted: false,
         }
     }
 
@@ -114,7 +120,10 @@ impl Words for Region {
     }
 
     fn store_release(&self, at: usize, value: u64) {
-        let is_faulty = self.fault == Fault::RelaxedHead;
+        let is_faulty = match at {
+            layout::HEAD => self.fault == Fault::RelaxedHead,
+            _ => self.fault == Fault::RelaxedRelease,
+        };
         self.word(at)
             .store(value, if is_faulty { Relaxed } else { Release });
     }
@@ -160,6 +169,7 @@ impl Peer for Region {
     fn load_acquire(&self, at: usize) -> u64 {
         let is_faulty = match at {
             layout::HEAD => self.fault == Fault::RelaxedRoom,
+            at if at < layout::CONTROL_LEN => self.fault == Fault::RelaxedReclaim,
             _ => self.fault == Fault::RelaxedPoll,
         };
         self.word(at)
@@ -170,6 +180,42 @@ impl Peer for Region {
         for i in 0..len / WORD {
             out.extend_from_slice(&self.load(at + i * WORD).to_ne_bytes());
         }
+    }
+
+    fn bytes<R: Send + 'static>(&self, at: usize, len: usize, release: R) -> Result<Bytes, R> {
+        if !self.is_trusted {
+            return Err(release);
+        }
+        let mut bytes = Vec::new();
+        self.append(at, len, &mut bytes);
+        Ok(Bytes::from_owner(Lent {
+            region: self.clone(),
+            at,
+            bytes,
+            _release: release,
+        }))
+    }
+}
+
+/// Bytes that are in place until they are dropped.
+struct Lent<R> {
+    region: Region,
+    at: usize,
+    bytes: Vec<u8>,
+    _release: R,
+}
+
+impl<R> AsRef<[u8]> for Lent<R> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<R> Drop for Lent<R> {
+    fn drop(&mut self) {
+        let mut bytes = Vec::new();
+        self.region.append(self.at, self.bytes.len(), &mut bytes);
+        assert_eq!(bytes, self.bytes, "they changed while they were lent");
     }
 }
 
@@ -212,6 +258,18 @@ struct Shape {
     frames: u64,
     /// Frames from one look at the consumer's sleep word to the next.
     batch: u64,
+    /// How frames go.
+    way: Way,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through the ring.
+    Inline,
+    /// Through an arena that holds one, and are copied.
+    Copied,
+    /// Through an arena that holds one, and are given back by another thread.
+    Kept,
 }
 
 /// One frame.
@@ -219,6 +277,7 @@ const ONE: Shape = Shape {
     lines: 2,
     frames: 1,
     batch: 1,
+    way: Way::Inline,
 };
 
 /// More frames than there is room, so that lines are written again.
@@ -226,6 +285,7 @@ const LAPS: Shape = Shape {
     lines: 2,
     frames: 3,
     batch: 1,
+    way: Way::Inline,
 };
 
 /// Lines are written again without a fence on the way.
@@ -233,35 +293,63 @@ const BATCH: Shape = Shape {
     lines: 4,
     frames: 5,
     batch: 5,
+    way: Way::Inline,
 };
 
-fn one_way(lines: usize, fault: Fault) -> (Producer<Model>, Consumer<Model>) {
+/// The arena's one block is written again.
+const COPIED: Shape = Shape {
+    lines: 2,
+    frames: 2,
+    batch: 1,
+    way: Way::Copied,
+};
+
+/// Another thread tells the producer that it is free.
+const KEPT: Shape = Shape {
+    way: Way::Kept,
+    ..COPIED
+};
+
+/// A block that takes the whole arena, of which half may be one frame.
+const BLOCK: usize = 128;
+
+fn one_way(shape: Shape, fault: Fault) -> (Producer<Model>, Consumer<Model>) {
+    let has_arena = shape.way != Way::Inline;
     let geometry = &Geometry {
-        ring_len: lines * layout::LINE,
-        arena_len: 0,
-        block_len: layout::LINE,
+        ring_len: shape.lines * layout::LINE,
+        arena_len: if has_arena { BLOCK } else { 0 },
+        block_len: BLOCK,
     };
-    let ring = geometry.ring_at()..geometry.arena_at();
-    let producers = Region::new(ring.step_by(WORD).chain([layout::WAIT]), fault);
-    let consumers = Region::new([layout::HEAD, layout::SLEEP], fault);
-    (
-        Producer::new(
-            producers.clone(),
-            producers.clone(),
-            consumers.clone(),
-            geometry,
-        ),
-        Consumer::new(consumers, producers, geometry),
-    )
+    let words = (geometry.ring_at()..geometry.region_len()).step_by(WORD);
+    let producers = Region::new(words.chain([layout::WAIT]), fault);
+    let own = [layout::HEAD, layout::SLEEP, layout::RELEASED];
+    let consumers = Region::new(own, fault);
+    let producer = Producer::new(
+        producers.clone(),
+        producers.clone(),
+        consumers.clone(),
+        geometry,
+    );
+    let from_producer = Region {
+        is_trusted: shape.way == Way::Kept,
+        ..producers
+    };
+    (producer, Consumer::new(consumers, from_producer, geometry))
 }
 
-fn frame(number: u64) -> Bytes {
-    Bytes::from([number.to_ne_bytes(), (!number).to_ne_bytes()].concat())
+fn frame(number: u64, shape: Shape) -> Bytes {
+    let words = [number, !number, 7, 8, 9];
+    let words = match shape.way {
+        Way::Inline => &words[..2],
+        // Too long for so short a ring.
+        Way::Copied | Way::Kept => &words[..],
+    };
+    Bytes::from_iter(words.iter().flat_map(|word| word.to_ne_bytes()))
 }
 
 /// Sends and receives; both sides sleep whenever they can.
 fn run(shape: Shape, fault: Fault) {
-    let (mut producer, mut consumer) = one_way(shape.lines, fault);
+    let (mut producer, consumer) = one_way(shape, fault);
     let frames = Arc::new(Bell::default());
     let room = Arc::new(Bell::default());
 
@@ -269,7 +357,7 @@ fn run(shape: Shape, fault: Fault) {
     let sending = thread::spawn(move || {
         let (frames, room) = bells;
         for number in 0..shape.frames {
-            let frame = frame(number);
+            let frame = frame(number, shape);
             let frame = OutFrame::encoded(&frame);
             while producer.try_send(&frame).unwrap() == Sent::Full {
                 producer.announce_wait();
@@ -287,11 +375,17 @@ fn run(shape: Shape, fault: Fault) {
         }
     });
 
+    let bell = Arc::clone(&room);
+    let mut consumer = consumer.lending(Arc::new(move || bell.ring()));
+    let mut users = Vec::new();
     let mut next = 0;
     while next < shape.frames {
         let received = consumer
             .recv(&mut |received: InFrame<'_>| {
-                assert_eq!(received.as_slice(), frame(next));
+                assert_eq!(received.as_slice(), frame(next, shape));
+                if let (Way::Kept, InFrame::Shared(bytes)) = (shape.way, received) {
+                    users.push(thread::spawn(move || drop(bytes)));
+                }
                 next += 1;
                 ControlFlow::Continue(())
             })
@@ -306,16 +400,24 @@ fn run(shape: Shape, fault: Fault) {
         }
     }
     sending.join().unwrap();
+    for user in users {
+        user.join().unwrap();
+    }
 }
 
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(3);
+    builder.preemption_bound.get_or_insert(2);
     builder.check(model);
 }
 
 fn fails(shape: Shape, fault: Fault) {
-    let explored = std::panic::catch_unwind(|| explore(move || run(shape, fault)));
+    let explored = std::panic::catch_unwind(|| {
+        let mut builder = loom::model::Builder::new();
+        // It ends with the first failure.
+        builder.preemption_bound = Some(3);
+        builder.check(move || run(shape, fault));
+    });
     assert!(explored.is_err(), "{fault:?} was not noticed");
 }
 
@@ -352,4 +454,26 @@ fn loom_notices_a_head_that_publishes_nothing() {
 #[test]
 fn loom_notices_a_look_for_room_that_acquires_nothing() {
     fails(BATCH, Fault::RelaxedRoom);
+}
+
+#[test]
+fn loom_a_loan_that_was_copied_makes_room_and_wakes_the_producer() {
+    explore(|| run(COPIED, Fault::None));
+}
+
+#[test]
+fn loom_a_loan_that_was_kept_makes_room_and_wakes_the_producer() {
+    explore(|| run(KEPT, Fault::None));
+}
+
+#[test]
+fn loom_notices_a_loan_whose_return_publishes_nothing() {
+    fails(COPIED, Fault::RelaxedRelease);
+    fails(KEPT, Fault::RelaxedRelease);
+}
+
+#[test]
+fn loom_notices_a_look_for_returned_loans_that_acquires_nothing() {
+    fails(COPIED, Fault::RelaxedReclaim);
+    fails(KEPT, Fault::RelaxedReclaim);
 }

@@ -2,7 +2,7 @@
 
 use rsocket_core::transport::OutFrame;
 
-use super::{Corrupt, Kind, Place, STEP, Sent, ZERO_AHEAD, commit_word, span};
+use super::{Corrupt, Kind, Place, SHORT_LEN, STEP, Sent, ZERO_AHEAD, commit_word, span};
 use crate::{
     arena::{Arena, Loan},
     layout::{self, Geometry, LINE},
@@ -95,6 +95,15 @@ impl<M: Memory> Producer<M> {
 
     #[inline]
     fn try_send_inline(&mut self, frame: &OutFrame<'_>, len: usize) -> Result<Sent, Corrupt> {
+        if len <= SHORT_LEN {
+            // Put together elsewhere, so that the line is taken from the consumer,
+            // who may be looking at it, once and not for each part.
+            let mut bytes = [0; SHORT_LEN];
+            frame.encode(bytes.get_mut(..len).expect("checked above"));
+            return self.push(Kind::Inline, len, |producer, at| {
+                producer.data.copy_in(producer.place.of(at), &bytes);
+            });
+        }
         self.push(Kind::Inline, len, |producer, mut at| {
             for part in frame.parts() {
                 let bytes = part.as_slice();
