@@ -249,6 +249,17 @@ impl<M: Memory> Consumer<M> {
             let frame = frame.get(..len).expect("not longer than a line holds");
             return sink(InFrame::Borrowed(frame));
         }
+        let (at, first, wrapped) = self.place.parts(begin + WORD as u64, len);
+        if self.bell.is_some()
+            && wrapped == 0
+            && let Some(frame) = self.peer.slice(at, first)
+        {
+            // Not published before the sink is done with it.
+            self.head += span(len);
+            let flow = sink(InFrame::Borrowed(frame));
+            self.give_back(0);
+            return flow;
+        }
         if len <= LENT_LEN {
             let mut frame = std::mem::take(&mut self.scratch);
             frame.clear();

@@ -176,6 +176,10 @@ impl Place {
 }
 
 #[cfg(test)]
+mod incoherent;
+#[cfg(test)]
+mod lies;
+#[cfg(test)]
 mod models;
 #[cfg(test)]
 mod tests;
