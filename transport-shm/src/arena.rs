@@ -48,7 +48,7 @@ impl Loan {
         let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
         let is_loan = offset < geometry.arena_len
             && offset.is_multiple_of(geometry.block_len)
-            && len <= geometry.max_frame_len()
+            && len <= geometry.max_whole_len()
             && len <= geometry.arena_len - offset;
         is_loan.then_some(Self {
             offset,

@@ -36,6 +36,9 @@ pub(crate) const RELEASED: usize = 8192;
 /// the ring.
 pub(crate) const MAX_BLOCKS: usize = 1024;
 
+/// The longest frame of the protocol, whose length has 24 bits.
+pub(crate) const MAX_FRAME_LEN: usize = 0x00FF_FFFF;
+
 /// The shortest block, a page.
 const MIN_BLOCK: usize = 4096;
 
@@ -118,14 +121,23 @@ impl Geometry {
         CONTROL_LEN + self.ring_len + self.arena_len
     }
 
-    /// The longest frame that a producer with this region takes: half the arena
-    /// or a quarter of the ring, whichever is longer, and never more than the
-    /// 2^24-1 of the protocol.
+    /// The longest frame that a producer with this region sends in one piece: half
+    /// the arena or a quarter of the ring, whichever is longer, and never more
+    /// than the 2^24-1 of the protocol. Longer ones go through the ring in pieces.
     ///
     /// Half the arena is what is free again sooner or later even if the peer's
     /// application keeps every payload it was lent.
-    pub fn max_frame_len(&self) -> usize {
-        (self.arena_len / 2).max(self.ring_len / 4).min(0x00FF_FFFF)
+    pub fn max_whole_len(&self) -> usize {
+        (self.arena_len / 2)
+            .max(self.ring_len / 4)
+            .min(MAX_FRAME_LEN)
+    }
+
+    /// Bytes of each piece but the last of a frame that is longer than
+    /// [`max_whole_len`](Self::max_whole_len): an eighth of the ring, so that one
+    /// is read while the next is written.
+    pub(crate) fn piece_len(&self) -> usize {
+        self.ring_len / 8
     }
 
     /// The longest frame that may go into the ring itself.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{layout::Geometry, rendezvous::RendezvousError};
+use crate::layout::Geometry;
 
 /// How long a connector tries unless told otherwise: 10 s, as over TCP. A server
 /// that lives answers within a millisecond; one that does not is busy starting.
@@ -47,7 +47,7 @@ impl ShmOptions {
     pub fn new() -> Self {
         Self {
             ring_len: Geometry::DEFAULT_RING_LEN,
-            arena_len: 0,
+            arena_len: Geometry::DEFAULT_ARENA_LEN,
             longest_peer_region: LONGEST_PEER_REGION,
             spin: Spin::Adaptive,
             trusts_peer: false,
@@ -55,22 +55,47 @@ impl ShmOptions {
         }
     }
 
-    /// Sets the length, in bytes, of the ring that short frames are sent through.
+    /// Sets the length, in bytes, of the ring that frames are sent through: what
+    /// the peer may fall behind before this side has to wait.
+    ///
+    /// A power of two in 4 KiB ..= 64 MiB; 256 KiB by default, which stays in a
+    /// processor's cache and holds thousands of small frames.
+    ///
+    /// # Panics
+    ///
+    /// When `bytes` is no such number.
     #[must_use]
     pub fn ring_len(mut self, bytes: usize) -> Self {
         self.ring_len = bytes;
-        self
+        self.is_geometry()
     }
 
-    /// Sets the memory, in bytes, that long frames are sent from.
+    /// Sets the memory, in bytes, that long frames, those over an eighth of the
+    /// ring, are sent from: one copy of a frame lies there until the peer has
+    /// taken it.
+    ///
+    /// A power of two in 64 KiB ..= 1 GiB, or 0: then long frames go through the
+    /// ring in pieces, as do those over half the arena. 4 MiB by default, enough
+    /// for two frames of 1 MiB in one piece while a third is being read.
+    ///
+    /// # Panics
+    ///
+    /// When `bytes` is no such number.
     #[must_use]
     pub fn arena_len(mut self, bytes: usize) -> Self {
         self.arena_len = bytes;
+        self.is_geometry()
+    }
+
+    fn is_geometry(self) -> Self {
+        if let Err(error) = Geometry::new(self.ring_len, self.arena_len) {
+            panic!("{error}");
+        }
         self
     }
 
-    pub(crate) fn geometry(&self) -> Result<Geometry, RendezvousError> {
-        Geometry::new(self.ring_len, self.arena_len).map_err(RendezvousError::Settings)
+    pub(crate) fn geometry(&self) -> Geometry {
+        Geometry::new(self.ring_len, self.arena_len).expect("checked as they were set")
     }
 
     /// Sets the longest region, in bytes, that is mapped for a peer: about the

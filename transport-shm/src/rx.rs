@@ -15,12 +15,17 @@ use crate::{
     spin::Spinner,
 };
 
+/// Looks at memory between two at the bell.
+const LOOKS_UNHEARD: u32 = 64;
+
 /// Receives frames out of the peer's memory.
 #[derive(Debug)]
 pub(crate) struct Rx {
     consumer: Consumer,
     bell: Arc<Bell>,
     spinner: Spinner,
+    /// Looks at memory that found nothing.
+    looks: u32,
     /// What the peer did wrong, for later calls.
     corrupt: Option<Corrupt>,
 }
@@ -31,6 +36,7 @@ impl Rx {
             consumer,
             bell,
             spinner,
+            looks: 0,
             corrupt: None,
         }
     }
@@ -111,6 +117,12 @@ impl FrameRx for Rx {
             }
             self.make_room();
             if self.spinner.looks_on(Instant::now) {
+                self.looks = self.looks.wrapping_add(1);
+                // Who never sleeps has to hear of the peer's end, too.
+                if self.looks.is_multiple_of(LOOKS_UNHEARD) && self.bell.listen(Half::Rx).is_ready()
+                {
+                    continue;
+                }
                 // Others have their turns meanwhile.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -5,7 +5,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rsocket_core::transport::{FrameTx, OutFrame, TransportError};
+use bytes::Bytes;
+use rsocket_core::transport::{FrameTx, OutFrame, Part, TransportError};
 
 use crate::{
     bell::{Bell, Half},
@@ -18,6 +19,32 @@ pub(crate) struct Tx {
     producer: Producer,
     bell: Arc<Bell>,
     state: State,
+    /// A frame that goes through the ring in pieces, and not all of them fit yet.
+    long: Option<Long>,
+}
+
+/// A frame over [`Producer::max_whole_len`] that was taken.
+#[derive(Debug)]
+struct Long {
+    parts: [Bytes; 3],
+    sent: usize,
+}
+
+impl Long {
+    fn try_send(&mut self, producer: &mut Producer) -> Result<Sent, Corrupt> {
+        let [head, metadata, data] = &self.parts;
+        let frame = OutFrame::new(
+            head,
+            Part::shared(metadata, metadata),
+            Part::shared(data, data),
+        );
+        while self.sent < frame.len() {
+            if producer.try_send_piece(&frame, &mut self.sent)? == Sent::Full {
+                return Ok(Sent::Full);
+            }
+        }
+        Ok(Sent::Done)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +63,7 @@ impl Tx {
             producer,
             bell,
             state: State::Open,
+            long: None,
         }
     }
 
@@ -86,6 +114,18 @@ impl Tx {
         }
     }
 
+    /// Sends the pieces that are left of a long frame.
+    fn poll_pieces(&mut self, cx: &Context<'_>) -> Poll<Result<(), TransportError>> {
+        let Some(mut long) = self.long.take() else {
+            return Poll::Ready(Ok(()));
+        };
+        let polled = self.poll_room(cx, |producer| long.try_send(producer));
+        if polled.is_pending() {
+            self.long = Some(long);
+        }
+        polled
+    }
+
     fn tell(&mut self) {
         if self.producer.wants_bell() {
             self.bell.ring();
@@ -100,11 +140,24 @@ impl FrameTx for Tx {
         frame: &OutFrame<'_>,
     ) -> Poll<Result<(), TransportError>> {
         self.check()?;
+        ready!(self.poll_pieces(cx))?;
+        if frame.len() > self.producer.max_whole_len() {
+            self.long = Some(Long {
+                parts: frame.parts().map(|part| part.to_bytes()),
+                sent: 0,
+            });
+            // It is taken, whether or not all of it finds room now.
+            return match self.poll_pieces(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+            };
+        }
         self.poll_room(cx, |producer| producer.try_send(frame))
     }
 
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         self.check()?;
+        ready!(self.poll_pieces(cx))?;
         self.tell();
         Poll::Ready(Ok(()))
     }
@@ -112,6 +165,7 @@ impl FrameTx for Tx {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if !matches!(self.state, State::Closed) {
             self.check()?;
+            ready!(self.poll_pieces(cx))?;
             ready!(self.poll_room(cx, Producer::try_close))?;
             self.state = State::Closed;
         }

@@ -59,7 +59,7 @@ pub(crate) async fn ask(
             uid: peer_process.uid,
         });
     }
-    let own_geometry = options.geometry()?;
+    let own_geometry = options.geometry();
     let own = make_region(&own_geometry)?;
     let hello = message(
         options,
@@ -160,7 +160,7 @@ async fn try_answer(stream: &UnixStream, options: &ShmOptions) -> Result<Half, R
         return Err(RendezvousError::OutOfTurn);
     };
     let (peer, header) = peer_region(options, region_len, descriptors)?;
-    let own_geometry = options.geometry()?;
+    let own_geometry = options.geometry();
     if own_geometry.region_len() as u64 > hello.longest_region {
         return Err(RendezvousError::OwnTooLong {
             len: own_geometry.region_len(),
@@ -248,8 +248,6 @@ pub(crate) enum RendezvousError {
     },
     #[error("making a region of {len} bytes: {error}")]
     NoRoom { len: usize, error: io::Error },
-    #[error("the settings ask for {0}")]
-    Settings(LayoutError),
     #[error("meeting over the socket: {0}")]
     Socket(io::Error),
 }
@@ -268,9 +266,7 @@ impl RendezvousError {
             Self::Version { .. } => Some(Refusal::Version),
             Self::TooLong { .. } => Some(Refusal::TooLong),
             Self::OwnTooLong { .. } => Some(Refusal::TooShort),
-            Self::NoRoom { .. } | Self::Region(RegionError::Map(_)) | Self::Settings(_) => {
-                Some(Refusal::NoRoom)
-            }
+            Self::NoRoom { .. } | Self::Region(RegionError::Map(_)) => Some(Refusal::NoRoom),
             Self::Descriptors | Self::Region(_) | Self::Layout(_) => Some(Refusal::BadRegion),
             // Whatever it is, it would not understand.
             Self::Garbage(_) | Self::OutOfTurn | Self::Refused { .. } | Self::Socket(_) => None,
@@ -281,7 +277,6 @@ impl RendezvousError {
         match self {
             Self::Version { .. }
             | Self::OwnTooLong { .. }
-            | Self::Settings(_)
             | Self::Refused {
                 why:
                     Refusal::Version

@@ -1,6 +1,6 @@
 //! The end that reads records.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{mem::take, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use rsocket_core::transport::InFrame;
@@ -8,7 +8,7 @@ use rsocket_core::transport::InFrame;
 use super::{Corrupt, Kind, Place, SHORT_LEN, read_commit_word, span};
 use crate::{
     arena::Loan,
-    layout::{self, Geometry, LINE},
+    layout::{self, Geometry, LINE, MAX_FRAME_LEN},
     mem::{Mapped, Memory, Peer, WORD, Words},
 };
 
@@ -58,6 +58,8 @@ pub struct Consumer<M: Memory = Mapped> {
     sleep: u64,
     /// A frame that is longer than a line, while it is lent.
     scratch: Vec<u8>,
+    /// Of a frame that has not ended.
+    pieces: Vec<u8>,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -80,6 +82,7 @@ impl<M: Memory> Consumer<M> {
             rung_for: 0,
             sleep: 0,
             scratch: Vec::new(),
+            pieces: Vec::new(),
         }
     }
 
@@ -96,7 +99,7 @@ impl<M: Memory> Consumer<M> {
 
     /// Delivers the frames that are there, up to a number that keeps the call
     /// short, and returns how many; stops early when `sink` breaks. 0 means that
-    /// there was none.
+    /// there was none that is whole.
     ///
     /// To be followed by [`room_bell`](Self::room_bell).
     ///
@@ -109,7 +112,7 @@ impl<M: Memory> Consumer<M> {
         sink: &mut dyn FnMut(InFrame<'_>) -> ControlFlow<()>,
     ) -> Result<usize, Corrupt> {
         let mut delivered = 0;
-        while delivered < MAX_BATCH {
+        for _ in 0..MAX_BATCH {
             let begin = self.head;
             let word = self.commit_word();
             if word == 0 || self.is_closed {
@@ -117,6 +120,17 @@ impl<M: Memory> Consumer<M> {
             }
             let (kind, len) = read_commit_word(begin, word)?;
             let flow = match kind {
+                Kind::Piece => {
+                    self.gather(begin, len, self.geometry.piece_len())?;
+                    continue;
+                }
+                Kind::Inline if !self.pieces.is_empty() => {
+                    self.gather(begin, len, len.min(self.geometry.piece_len()))?;
+                    sink(InFrame::Shared(Bytes::from(take(&mut self.pieces))))
+                }
+                Kind::Loan | Kind::Close if !self.pieces.is_empty() => {
+                    return Err(Corrupt::Record { at: begin, word });
+                }
                 Kind::Inline if len <= self.geometry.max_inline_len() => {
                     self.deliver(begin, len, sink)
                 }
@@ -261,7 +275,7 @@ impl<M: Memory> Consumer<M> {
             return flow;
         }
         if len <= LENT_LEN {
-            let mut frame = std::mem::take(&mut self.scratch);
+            let mut frame = take(&mut self.scratch);
             frame.clear();
             self.append(begin, len, &mut frame);
             self.give_back(span(len));
@@ -273,6 +287,19 @@ impl<M: Memory> Consumer<M> {
         self.append(begin, len, &mut frame);
         self.give_back(span(len));
         sink(InFrame::Shared(Bytes::from(frame)))
+    }
+
+    /// Takes one more piece of a frame, which has to be `right_len` bytes long, so
+    /// that a frame is a bounded number of them.
+    fn gather(&mut self, begin: u64, len: usize, right_len: usize) -> Result<(), Corrupt> {
+        if len != right_len || self.pieces.len() + len > MAX_FRAME_LEN {
+            return Err(Corrupt::Len { at: begin, len });
+        }
+        let mut pieces = take(&mut self.pieces);
+        self.append(begin, len, &mut pieces);
+        self.pieces = pieces;
+        self.give_back(span(len));
+        Ok(())
     }
 
     /// What the record of a loan says, read once and checked.

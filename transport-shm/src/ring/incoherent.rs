@@ -266,7 +266,7 @@ fn run(seed: u64, chance: usize, fault: Fault) -> Result<(), &'static str> {
     let mut consumer: Consumer<Incoherent> = Consumer::new(consumers, from_producer, &GEOMETRY);
 
     let frames: Vec<Bytes> = (0..100)
-        .map(|_| Bytes::from(random.bytes_of_length(GEOMETRY.max_frame_len())))
+        .map(|_| Bytes::from(random.bytes_of_length(GEOMETRY.max_whole_len())))
         .collect();
     let (mut sent, mut received) = (0, 0);
     let (mut is_sender_asleep, mut is_receiver_asleep) = (false, false);

@@ -72,7 +72,7 @@ fn a_record_that_cannot_be_is_an_error() {
             record(commit_word(64, Kind::Inline, 1)),
         ),
         (1, record(1)),
-        (4 << 28, record(4 << 28)),
+        (5 << 28, record(5 << 28)),
         (u64::MAX, record(u64::MAX)),
     ];
     for (word, expected) in cases {
@@ -86,7 +86,7 @@ fn a_record_that_cannot_be_is_an_error() {
 fn a_loan_that_cannot_be_is_an_error() {
     let geometry = small();
     let (block, arena) = (4096, geometry.arena_len() as u64);
-    let longest = geometry.max_frame_len() as u64;
+    let longest = geometry.max_whole_len() as u64;
     let cases = [
         ([0, 1, 1], true),
         ([arena - block, block, 1], true),
@@ -112,6 +112,42 @@ fn a_loan_that_cannot_be_is_an_error() {
             Err(Corrupt::Loan { offset, len })
         };
         assert_eq!(recv(&mut consumer).0, expected, "{words:?}");
+    }
+}
+
+#[test]
+fn pieces_of_a_frame_that_never_ends_are_an_error_and_not_kept() {
+    let geometry = small();
+    let (mut data, mut consumer) = lied_to(&geometry);
+    let piece = geometry.piece_len();
+    let mut at = 0;
+    let error = loop {
+        let word = commit_word(at, Kind::Piece, piece);
+        let offset = usize::try_from(at).unwrap() % geometry.ring_len();
+        data.store(geometry.ring_at() + offset, word);
+        at += span(piece);
+        let next = usize::try_from(at).unwrap() % geometry.ring_len();
+        data.store(geometry.ring_at() + next, 0);
+        match recv(&mut consumer).0 {
+            Ok(n) => assert_eq!(n, 0),
+            Err(error) => break error,
+        }
+        assert!(at < 1 << 26, "64 MiB and no end");
+    };
+    assert!(matches!(error, Corrupt::Len { .. }), "{error}");
+}
+
+#[test]
+fn a_loan_or_a_close_within_a_frame_of_pieces_is_an_error() {
+    let geometry = small();
+    let piece = geometry.piece_len();
+    for (kind, len) in [(Kind::Loan, 24), (Kind::Close, 0), (Kind::Piece, piece - 1)] {
+        let (mut data, mut consumer) = lied_to(&geometry);
+        data.store(geometry.ring_at(), commit_word(0, Kind::Piece, piece));
+        let next = span(piece);
+        let at = geometry.ring_at() + usize::try_from(next).unwrap();
+        data.store(at, commit_word(next, kind, len));
+        assert!(recv(&mut consumer).0.is_err(), "{kind:?}");
     }
 }
 
@@ -181,7 +217,7 @@ fn a_region_of_noise_is_an_error_or_frames() {
             assert!(
                 frames
                     .iter()
-                    .all(|frame| frame.len() <= geometry.max_frame_len())
+                    .all(|frame| frame.len() <= geometry.max_whole_len())
             );
             let _ = (consumer.room_bell(), consumer.announce_sleep());
             if received.is_err() {
@@ -254,7 +290,7 @@ fn a_peer_who_scribbles_over_all_that_it_has_causes_errors_at_most() {
                 Producer::new(words.clone(), data, peer.clone(), &geometry);
             let mut consumer: Consumer = Consumer::new(words, peer.clone(), &geometry);
             for _ in 0..1000 {
-                let frame = Bytes::from(vec![1; random.length(geometry.max_frame_len())]);
+                let frame = Bytes::from(vec![1; random.length(geometry.max_whole_len())]);
                 if producer.try_send(&OutFrame::encoded(&frame)).is_err() {
                     errors += 1;
                     break;
@@ -262,7 +298,7 @@ fn a_peer_who_scribbles_over_all_that_it_has_causes_errors_at_most() {
                 let _ = producer.wants_bell();
                 producer.announce_wait();
                 let received = consumer.recv(&mut |frame| {
-                    assert!(frame.as_slice().len() <= geometry.max_frame_len());
+                    assert!(frame.as_slice().len() <= geometry.max_whole_len());
                     frames += 1;
                     ControlFlow::Continue(())
                 });

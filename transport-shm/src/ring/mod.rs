@@ -106,6 +106,9 @@ enum Kind {
     Loan = 2,
     /// The producer sends no more.
     Close = 3,
+    /// A part of a frame follows; the frame goes on in the next record, and ends
+    /// with the first that is no piece.
+    Piece = 4,
 }
 
 /// Bits of a commit word: the record's length in bytes without the word itself,
@@ -131,6 +134,7 @@ fn read_commit_word(at: u64, word: u64) -> Result<(Kind, usize), Corrupt> {
         1 => Kind::Inline,
         2 => Kind::Loan,
         3 => Kind::Close,
+        4 => Kind::Piece,
         _ => return Err(Corrupt::Record { at, word }),
     };
     // Both are what is left of it in the upper half of the word.

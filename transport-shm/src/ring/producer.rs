@@ -24,7 +24,8 @@ pub struct Producer<M: Memory = Mapped> {
     arena: Option<Arena>,
     max_preferred_inline_len: usize,
     max_inline_len: usize,
-    max_frame_len: usize,
+    max_whole_len: usize,
+    piece_len: usize,
     /// Where the next record begins.
     tail: u64,
     /// The first words of the free lines before this are 0.
@@ -55,7 +56,8 @@ impl<M: Memory> Producer<M> {
             arena: (geometry.arena_len > 0).then(|| Arena::new(geometry)),
             max_preferred_inline_len: geometry.max_preferred_inline_len(),
             max_inline_len: geometry.max_inline_len(),
-            max_frame_len: geometry.max_frame_len(),
+            max_whole_len: geometry.max_whole_len(),
+            piece_len: geometry.piece_len(),
             tail: 0,
             zeroed: geometry.ring_len as u64,
             head: 0,
@@ -76,14 +78,14 @@ impl<M: Memory> Producer<M> {
     ///
     /// # Panics
     ///
-    /// When the frame is longer than [`Geometry::max_frame_len`].
+    /// When the frame is longer than [`max_whole_len`](Self::max_whole_len).
     #[inline]
     pub fn try_send(&mut self, frame: &OutFrame<'_>) -> Result<Sent, Corrupt> {
         let len = frame.len();
         assert!(
-            len <= self.max_frame_len,
-            "a frame of {len} bytes is over the link's limit of {}",
-            self.max_frame_len
+            len <= self.max_whole_len,
+            "a frame of {len} bytes is to be sent in pieces, being over {}",
+            self.max_whole_len
         );
         if len > self.max_preferred_inline_len {
             return self.try_send_long(frame, len);
@@ -145,6 +147,50 @@ impl<M: Memory> Producer<M> {
                 at += WORD as u64;
             }
         })
+    }
+
+    /// The longest frame that [`try_send`](Self::try_send) takes.
+    #[inline]
+    pub fn max_whole_len(&self) -> usize {
+        self.max_whole_len
+    }
+
+    /// Sends the next piece of a frame that is too long for
+    /// [`try_send`](Self::try_send), and moves `sent` by its length; `sent`
+    /// begins with 0 and ends with the frame's length. No other frame may be sent
+    /// in between.
+    ///
+    /// # Errors
+    ///
+    /// When the peer says of itself what cannot be.
+    pub fn try_send_piece(
+        &mut self,
+        frame: &OutFrame<'_>,
+        sent: &mut usize,
+    ) -> Result<Sent, Corrupt> {
+        let left = frame.len() - *sent;
+        let (kind, len) = if left > self.piece_len {
+            (Kind::Piece, self.piece_len)
+        } else {
+            (Kind::Inline, left)
+        };
+        let begin = *sent;
+        let pushed = self.push(kind, len, |producer, mut at| {
+            let (mut skip, mut left) = (begin, len);
+            for part in frame.parts() {
+                let bytes = part.as_slice();
+                let (skipped, rest) = bytes.split_at(skip.min(bytes.len()));
+                skip -= skipped.len();
+                let bytes = rest.get(..left).unwrap_or(rest);
+                left -= bytes.len();
+                producer.put(at, bytes);
+                at += bytes.len() as u64;
+            }
+        })?;
+        if pushed == Sent::Done {
+            *sent += len;
+        }
+        Ok(pushed)
     }
 
     /// Tells the consumer that no more frames will come, if there is room to.

@@ -101,7 +101,7 @@ fn frames_of_all_lengths_arrive_whole_and_in_order() {
                 }
                 continue;
             }
-            let longest = geometry.max_frame_len();
+            let longest = geometry.max_whole_len();
             let len = random.length(longest);
             let frame = random.bytes(len);
             match link.send(&frame) {
@@ -134,7 +134,7 @@ fn a_frame_of_any_length_passes_an_empty_ring_wherever_it_begins() {
                 SHORT_LEN + 1,
                 512,
                 1024,
-                geometry.max_frame_len(),
+                geometry.max_whole_len(),
             ] {
                 let frame = vec![begin; len];
                 assert_eq!(link.send(&frame), Sent::Done, "{len} bytes after {begin}");
@@ -152,6 +152,29 @@ fn parts_are_put_together() {
         let frame = OutFrame::new(b"head", Part::slice(b"metadata"), Part::slice(&bytes));
         assert_eq!(link.producer.try_send(&frame), Ok(Sent::Done));
         assert_eq!(link.recv(), [frame.to_vec()]);
+    }
+}
+
+#[test]
+fn a_frame_that_is_too_long_for_both_goes_in_pieces() {
+    let geometry = small();
+    for seed in seeds(if cfg!(miri) { 1 } else { 20 }) {
+        let mut random = Random::new(seed);
+        let mut link = OneWay::new(&geometry);
+        let longest = 4 * geometry.max_whole_len();
+        let len = random.within(geometry.max_whole_len() + 1..=longest);
+        let bytes = random.bytes(len);
+        let (metadata, data) = bytes.split_at(random.within(0..=len));
+        let frame = OutFrame::new(&[], Part::slice(metadata), Part::slice(data));
+        let (mut sent, mut received) = (0, Vec::new());
+        while sent < len {
+            if link.producer.try_send_piece(&frame, &mut sent) == Ok(Sent::Full) {
+                received.extend(link.recv());
+            }
+        }
+        let _ = link.send(b"next");
+        received.extend(link.recv_all());
+        assert_eq!(received, [bytes, b"next".to_vec()], "seed {seed}");
     }
 }
 
@@ -280,7 +303,7 @@ fn a_producer_without_pause_does_not_keep_the_consumer_for_ever() {
 fn an_arena_that_is_full_fills_again_once_it_was_read() {
     let geometry = small();
     let mut link = OneWay::new(&geometry);
-    let frame = vec![1; geometry.max_frame_len()];
+    let frame = vec![1; geometry.max_whole_len()];
     for _ in 0..5 {
         assert_eq!(link.send(&frame), Sent::Done);
         assert_eq!(link.send(&frame), Sent::Done);
@@ -295,7 +318,7 @@ fn an_arena_that_is_full_fills_again_once_it_was_read() {
 fn what_finds_no_room_in_the_arena_goes_through_the_ring_if_it_may() {
     let geometry = small();
     let mut link = OneWay::new(&geometry);
-    let long = vec![1; geometry.max_frame_len()];
+    let long = vec![1; geometry.max_whole_len()];
     let short = vec![2; geometry.max_inline_len()];
     for frame in [&long, &long, &short] {
         assert_eq!(link.send(frame), Sent::Done);
@@ -386,7 +409,7 @@ fn the_longest_frames_pass_although_everything_that_was_lent_is_kept() {
         let (mut link, _) = trusting(&geometry);
         let mut kept = Vec::new();
         for _ in 0..100 {
-            let len = random.within(1025..=geometry.max_frame_len());
+            let len = random.within(1025..=geometry.max_whole_len());
             let frame = random.bytes(len);
             while link.send(&frame) == Sent::Full {
                 let frames = recv_kept(&mut link);

@@ -180,6 +180,9 @@ async fn a_client_turns_away_from_a_server_of_another_user() {
         ShmConnector::new(&name).options(ShmOptions::new().users(Users::Only(vec![77])));
     let accept = async { listener.accept().await?.await };
     let (client, server) = tokio::join!(connector.connect(), accept);
-    assert_eq!(client.unwrap_err().kind(), TransportErrorKind::PeerMisbehaved);
+    assert_eq!(
+        client.unwrap_err().kind(),
+        TransportErrorKind::PeerMisbehaved
+    );
     assert_eq!(server.unwrap_err().kind(), TransportErrorKind::Lost);
 }

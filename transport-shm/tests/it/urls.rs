@@ -1,6 +1,6 @@
 //! `shm:` URLs.
 
-use rsocket_core::transport::{TransportErrorKind, Transports};
+use rsocket_core::transport::{Connector as _, Listener as _, TransportErrorKind, Transports};
 
 use crate::common::*;
 
@@ -58,11 +58,14 @@ async fn bad_urls_are_invalid_and_name_what_is_expected() {
 #[tokio::test]
 async fn settings_of_a_url_are_those_of_the_link() {
     let name = name();
-    let url = format!("shm:{name}?ring=4096&arena=0");
+    let url = format!("shm:{name}?ring=4096&arena=0&longest=64K");
     let mut listener = transports().listener(&url).await.unwrap();
     assert_eq!(listener.url(), format!("shm:{name}"));
-    let connector = transports().connector(&format!("shm:{name}?ring=8K&arena=0"));
-    let (client, server) = pair(&mut listener, &connector.unwrap()).await;
-    assert_eq!(server.limits().max_frame_len, 1024);
-    assert_eq!(client.limits().max_frame_len, 2048);
+    for (query, fits) in [("ring=32K&arena=0", true), ("ring=64K&arena=0", false)] {
+        let connector = transports().connector(&format!("shm:{name}?{query}"));
+        let connector = connector.unwrap();
+        let accept = async { listener.accept().await?.await };
+        let (client, server) = tokio::join!(connector.connect(), accept);
+        assert_eq!((client.is_ok(), server.is_ok()), (fits, fits), "{query}");
+    }
 }
