@@ -91,7 +91,7 @@ pub trait Peer: Clone + Send + Sync + 'static {
     fn load(&self, at: usize) -> u64;
     /// A load that sees all that was published with the value.
     fn load_acquire(&self, at: usize) -> u64;
-    /// Appends `len` bytes from `at`, which is a multiple of [`WORD`], to `out`.
+    /// Appends `len` bytes from `at`, which is a multiple of 8, to `out`.
     ///
     /// They are the bytes that were published if the peer keeps the rules, and
     /// any bytes at all if it does not.
@@ -136,7 +136,7 @@ impl Memory for Mapped {
 ///
 /// # Panics
 ///
-/// When `control_len` is no multiple of [`WORD`] or longer than `len`.
+/// When `control_len` is no multiple of 8 or longer than `len`.
 pub fn map_own(
     file: &File,
     len: usize,

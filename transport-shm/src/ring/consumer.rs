@@ -23,17 +23,6 @@ const LENT_LEN: usize = 1024;
 /// Rings the peer's bell, from any thread.
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
-/// What the producer knows of the room that it was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    /// All: it was rung since, or did not wait when we looked behind a fence.
-    Told,
-    /// There is more, but no hurry: this side looks again before it sleeps.
-    Some,
-    /// There is much more.
-    Much,
-}
-
 /// Reads the frames of the peer's region.
 ///
 /// It never waits. Dropping it tells the peer nothing.
@@ -50,8 +39,8 @@ pub struct Consumer<M: Memory = Mapped> {
     /// What the producer knows of `head`.
     published: u64,
     is_closed: bool,
-    /// Whether the producer may have to be told of room.
-    room: Room,
+    /// Room was given back since the producer's wait word was looked at.
+    is_room_due: bool,
     /// The producer's wait word when the bell was last rung for it.
     rung_for: u64,
     /// Our sleep word.
@@ -78,7 +67,7 @@ impl<M: Memory> Consumer<M> {
             head: 0,
             published: 0,
             is_closed: false,
-            room: Room::Told,
+            is_room_due: false,
             rung_for: 0,
             sleep: 0,
             scratch: Vec::new(),
@@ -149,10 +138,6 @@ impl<M: Memory> Consumer<M> {
                 break;
             }
         }
-        if delivered == 0 {
-            // The producer may need all of it, and does not say so while it spins.
-            self.publish();
-        }
         Ok(delivered)
     }
 
@@ -170,18 +155,13 @@ impl<M: Memory> Consumer<M> {
 
     /// Announces that this side sleeps, so that the producer rings after its next
     /// batch. False if there is a record, and then nothing was announced.
-    ///
-    /// To be followed by [`room_bell`](Self::room_bell), as what it gives back
-    /// may be what the producer waits for.
     #[must_use = "who sleeps over a record sleeps for ever"]
     pub fn announce_sleep(&mut self) -> bool {
-        self.publish();
         self.sleep += if self.sleep.is_multiple_of(2) { 1 } else { 2 };
         self.words.store(layout::SLEEP, self.sleep);
         self.words.writeback(layout::SLEEP, WORD);
         // Between the announcement and the look at the commit word: see the
         // module's "Sleeping". Pairs with the fence in `Producer::wants_bell`.
-        // The head was published before it, too.
         self.words.fence();
         if self.commit_word() == 0 && !self.is_closed {
             return true;
@@ -212,25 +192,21 @@ impl<M: Memory> Consumer<M> {
     #[must_use = "the producer waits until the bell is rung"]
     #[inline]
     pub fn room_bell(&mut self) -> bool {
-        match self.room {
-            Room::Told => return false,
-            Room::Some => {}
-            Room::Much => {
-                self.room = Room::Told;
-                // Between the publication of the head and the look at the wait
-                // word. Pairs with the fence in `Producer::announce_wait`.
-                self.words.fence();
-            }
+        // Else a producer for whom the room was not enough would be rung for it
+        // again and again.
+        if !self.is_room_due {
+            return false;
         }
+        self.is_room_due = false;
+        // Between giving back and the look at the wait word. Pairs with the fence
+        // in `Producer::announce_wait`.
+        self.words.fence();
         self.peer.refresh(layout::WAIT, WORD);
         let wait = self.peer.load(layout::WAIT);
         if wait.is_multiple_of(2) || wait == self.rung_for {
             return false;
         }
         self.rung_for = wait;
-        // Else a producer for whom it is not enough would be rung again and
-        // again for the same room.
-        self.room = Room::Told;
         true
     }
 
@@ -262,6 +238,17 @@ impl<M: Memory> Consumer<M> {
             self.give_back(span(len));
             let frame = frame.get(..len).expect("not longer than a line holds");
             return sink(InFrame::Borrowed(frame));
+        }
+        let (at, first, wrapped) = self.place.parts(begin + WORD as u64, len);
+        if self.bell.is_some()
+            && wrapped == 0
+            && let Some(frame) = self.peer.slice(at, first)
+        {
+            // Not published before the sink is done with it.
+            self.head += span(len);
+            let flow = sink(InFrame::Borrowed(frame));
+            self.give_back(0);
+            return flow;
         }
         if len <= LENT_LEN {
             let mut frame = take(&mut self.scratch);
@@ -331,7 +318,7 @@ impl<M: Memory> Consumer<M> {
         let mut frame = Vec::with_capacity(loan.len);
         self.peer.append(at, loan.len, &mut frame);
         drop(release);
-        self.room = Room::Much;
+        self.is_room_due = true;
         sink(InFrame::Shared(Bytes::from(frame)))
     }
 
@@ -347,25 +334,19 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// Moves the head, and tells the producer of each eighth of the ring.
+    ///
+    /// What it is not told of is never what it waits for: a record takes at most
+    /// a quarter, so that there is room for it in seven eighths.
     #[inline]
     fn give_back(&mut self, span: u64) {
         self.head += span;
         if self.head - self.published >= self.place.ring_len as u64 / 8 {
-            self.publish();
-            self.room = Room::Much;
-        }
-    }
-
-    fn publish(&mut self) {
-        if self.published != self.head {
             self.published = self.head;
-            if self.room == Room::Told {
-                self.room = Room::Some;
-            }
             // Pairs with the Acquire in `Producer::refresh_head`: the copies are
             // done, the records are free.
             self.words.store_release(layout::HEAD, self.head);
             self.words.writeback(layout::HEAD, WORD);
+            self.is_room_due = true;
         }
     }
 }

@@ -180,6 +180,10 @@ impl Place {
 }
 
 #[cfg(test)]
+mod incoherent;
+#[cfg(test)]
+mod lies;
+#[cfg(test)]
 mod models;
 #[cfg(test)]
 mod tests;

@@ -266,6 +266,9 @@ struct Shape {
 enum Way {
     /// Through the ring.
     Inline,
+    /// Through the ring, the first of them two lines long, which frees room for
+    /// more than one.
+    Mixed,
     /// Through an arena that holds one, and are copied.
     Copied,
     /// Through an arena that holds one, and are given back by another thread.
@@ -296,6 +299,14 @@ const BATCH: Shape = Shape {
     way: Way::Inline,
 };
 
+/// Lines of a long record are written again by short ones.
+const MIXED: Shape = Shape {
+    lines: 4,
+    frames: 4,
+    batch: 4,
+    way: Way::Mixed,
+};
+
 /// The arena's one block is written again.
 const COPIED: Shape = Shape {
     lines: 2,
@@ -314,7 +325,7 @@ const KEPT: Shape = Shape {
 const BLOCK: usize = 128;
 
 fn one_way(shape: Shape, fault: Fault) -> (Producer<Model>, Consumer<Model>) {
-    let has_arena = shape.way != Way::Inline;
+    let has_arena = matches!(shape.way, Way::Copied | Way::Kept);
     let geometry = &Geometry {
         ring_len: shape.lines * layout::LINE,
         arena_len: if has_arena { BLOCK } else { 0 },
@@ -338,11 +349,12 @@ fn one_way(shape: Shape, fault: Fault) -> (Producer<Model>, Consumer<Model>) {
 }
 
 fn frame(number: u64, shape: Shape) -> Bytes {
-    let words = [number, !number, 7, 8, 9];
+    let words = [number, !number, 7, 8, 9, 10, 11, 12];
     let words = match shape.way {
-        Way::Inline => &words[..2],
+        Way::Mixed if number == 0 => &words[..],
+        Way::Inline | Way::Mixed => &words[..2],
         // Too long for so short a ring.
-        Way::Copied | Way::Kept => &words[..],
+        Way::Copied | Way::Kept => &words[..5],
     };
     Bytes::from_iter(words.iter().flat_map(|word| word.to_ne_bytes()))
 }
@@ -454,6 +466,11 @@ fn loom_notices_a_head_that_publishes_nothing() {
 #[test]
 fn loom_notices_a_look_for_room_that_acquires_nothing() {
     fails(BATCH, Fault::RelaxedRoom);
+}
+
+#[test]
+fn loom_lines_are_not_written_again_before_they_were_read() {
+    explore(|| run(MIXED, Fault::None));
 }
 
 #[test]
