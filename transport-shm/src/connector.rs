@@ -1,0 +1,112 @@
+//! Connects to a process of this host.
+
+use std::{io, time::Duration};
+
+use rsocket_core::transport::{Connector, Link, TransportError, TransportErrorKind};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    address::ShmAddress,
+    link::link,
+    options::{CONNECT_TIMEOUT, ShmOptions},
+    rendezvous,
+};
+
+/// How long a connector waits before it tries again where the listener's backlog
+/// is full, which Linux reports at once instead of waiting as it does for TCP.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
+
+/// Connects to the [`ShmListener`](crate::ShmListener) at an address.
+///
+/// [`LinkInfo::peer_process`](rsocket_core::transport::LinkInfo::peer_process)
+/// says which user's process listens there.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use rsocket_transport_shm::ShmConnector;
+///
+/// let connector = ShmConnector::new("/run/app.sock").connect_timeout(Duration::from_secs(1));
+/// let abstract_name = ShmConnector::new("@app");
+/// ```
+#[derive(Clone, Debug)]
+pub struct ShmConnector {
+    address: ShmAddress,
+    options: ShmOptions,
+    connect_timeout: Duration,
+}
+
+impl ShmConnector {
+    /// Connects to the socket at `address`: a path, or `"@name"`.
+    pub fn new(address: impl Into<ShmAddress>) -> Self {
+        Self {
+            address: address.into(),
+            options: ShmOptions::new(),
+            connect_timeout: CONNECT_TIMEOUT,
+        }
+    }
+
+    /// Sets what the link is like.
+    #[must_use]
+    pub fn options(mut self, options: ShmOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets how long one attempt may take in all: for a listener whose backlog is
+    /// full, and for a server that does not answer.
+    ///
+    /// 10 s by default. Where nobody listens, the attempt fails at once.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    async fn open(&self) -> io::Result<UnixStream> {
+        let path = self.address.socket_path();
+        loop {
+            match UnixStream::connect(&path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sleep(BACKLOG_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> TransportError {
+        let message = format!("connecting to {}: {error}", self.address);
+        TransportError::new(
+            TransportErrorKind::Unreachable,
+            io::Error::new(error.kind(), message),
+        )
+    }
+}
+
+#[async_trait::async_trait]
+impl Connector for ShmConnector {
+    async fn connect(&self) -> Result<Link, TransportError> {
+        if !self.address.is_valid() {
+            return Err(self.address.invalid());
+        }
+        let users = self.options.users.clone();
+        let users = users.unwrap_or_else(|| self.address.users());
+        let connecting = async {
+            let stream = self
+                .open()
+                .await
+                .map_err(|error| self.unreachable(&error))?;
+            let met = rendezvous::ask(stream, &self.options, &users).await?;
+            Ok(link(met, &self.options))
+        };
+        let deadline = Instant::now() + self.connect_timeout;
+        timeout_at(deadline, connecting)
+            .await
+            .unwrap_or_else(|_| Err(self.unreachable(&io::ErrorKind::TimedOut.into())))
+    }
+}

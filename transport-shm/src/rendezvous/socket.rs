@@ -1,0 +1,100 @@
+//! One message, and a descriptor with it, over a Unix socket.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use rustix::{
+    cmsg_space,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    },
+};
+use tokio::{io::Interest, net::UnixStream};
+
+use super::message::MESSAGE_LEN;
+
+/// Descriptors that are taken with one message; the kernel closes others. More
+/// than the one that is right, so that two are noticed.
+const MOST_DESCRIPTORS: usize = 2;
+
+/// Sends `message`, and `file` with its first byte.
+pub(super) async fn send(
+    stream: &UnixStream,
+    message: &[u8; MESSAGE_LEN],
+    file: Option<&File>,
+) -> io::Result<()> {
+    let mut rest = &message[..];
+    let mut file = file;
+    while !rest.is_empty() {
+        let sent = stream
+            .async_io(Interest::WRITABLE, || send_some(stream, rest, file))
+            .await?;
+        rest = rest.get(sent..).unwrap_or_default();
+        file = None;
+    }
+    Ok(())
+}
+
+fn send_some(stream: &UnixStream, bytes: &[u8], file: Option<&File>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = file.map(|file| [file.as_fd()]);
+    if let Some(descriptors) = &descriptors {
+        let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
+        debug_assert!(fits, "there is space for one");
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    Ok(sendmsg(
+        stream,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        flags,
+    )?)
+}
+
+/// A message and the descriptors that came with it.
+///
+/// It takes no byte that follows.
+pub(super) async fn recv(stream: &UnixStream) -> io::Result<([u8; MESSAGE_LEN], Vec<OwnedFd>)> {
+    let mut message = [0; MESSAGE_LEN];
+    let mut descriptors = Vec::new();
+    let mut rest = &mut message[..];
+    while !rest.is_empty() {
+        let received = stream
+            .async_io(Interest::READABLE, || {
+                recv_some(stream, rest, &mut descriptors)
+            })
+            .await?;
+        if received == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        rest = rest.get_mut(received..).unwrap_or_default();
+        // So a peer cannot have us hold more than a few, byte by byte.
+        if descriptors.len() > MOST_DESCRIPTORS {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok((message, descriptors))
+}
+
+fn recv_some(
+    stream: &UnixStream,
+    bytes: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(stream, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    Ok(received.bytes)
+}

@@ -1,0 +1,356 @@
+//! The end that writes records.
+
+use rsocket_core::transport::OutFrame;
+
+use super::{Corrupt, Kind, Place, SHORT_LEN, STEP, Sent, ZERO_AHEAD, commit_word, span};
+use crate::{
+    arena::{Arena, Loan},
+    layout::{self, Geometry, LINE},
+    mem::{Data, Mapped, Memory, Peer, WORD, Words},
+};
+
+/// Writes frames into one's own region.
+///
+/// It never waits: what has no room is not sent, and [`announce_wait`] says how
+/// to learn of room. Dropping it tells the peer nothing.
+///
+/// [`announce_wait`]: Self::announce_wait
+pub struct Producer<M: Memory = Mapped> {
+    words: M::Words,
+    data: M::Data,
+    peer: M::Peer,
+    place: Place,
+    arena_at: usize,
+    arena: Option<Arena>,
+    max_preferred_inline_len: usize,
+    max_inline_len: usize,
+    max_whole_len: usize,
+    piece_len: usize,
+    /// Where the next record begins.
+    tail: u64,
+    /// The first words of the free lines before this are 0.
+    zeroed: u64,
+    /// What the consumer has read, as it last said.
+    head: u64,
+    /// Records were committed since the consumer's sleep word was looked at.
+    is_bell_due: bool,
+    /// The consumer's sleep word when the bell was last rung for it.
+    rung_for: u64,
+    /// Our wait word.
+    wait: u64,
+}
+
+impl<M: Memory> Producer<M> {
+    /// Writes to `data`, whose region has `geometry` and is all zero but for the
+    /// header, for the consumer in `peer`.
+    pub fn new(words: M::Words, data: M::Data, peer: M::Peer, geometry: &Geometry) -> Self {
+        Self {
+            words,
+            data,
+            peer,
+            place: Place {
+                ring_at: geometry.ring_at(),
+                ring_len: geometry.ring_len,
+            },
+            arena_at: geometry.arena_at(),
+            arena: (geometry.arena_len > 0).then(|| Arena::new(geometry)),
+            max_preferred_inline_len: geometry.max_preferred_inline_len(),
+            max_inline_len: geometry.max_inline_len(),
+            max_whole_len: geometry.max_whole_len(),
+            piece_len: geometry.piece_len(),
+            tail: 0,
+            zeroed: geometry.ring_len as u64,
+            head: 0,
+            is_bell_due: false,
+            rung_for: 0,
+            wait: 0,
+        }
+    }
+
+    /// Sends a frame if there is room for it. The consumer sees it at once, but
+    /// if it sleeps only after the bell: see [`wants_bell`](Self::wants_bell).
+    ///
+    /// When it was sent, a wait that was announced is over.
+    ///
+    /// # Errors
+    ///
+    /// When the peer says of itself what cannot be.
+    ///
+    /// # Panics
+    ///
+    /// When the frame is longer than [`max_whole_len`](Self::max_whole_len).
+    #[inline]
+    pub fn try_send(&mut self, frame: &OutFrame<'_>) -> Result<Sent, Corrupt> {
+        let len = frame.len();
+        assert!(
+            len <= self.max_whole_len,
+            "a frame of {len} bytes is to be sent in pieces, being over {}",
+            self.max_whole_len
+        );
+        if len > self.max_preferred_inline_len {
+            return self.try_send_long(frame, len);
+        }
+        self.try_send_inline(frame, len)
+    }
+
+    #[inline]
+    fn try_send_inline(&mut self, frame: &OutFrame<'_>, len: usize) -> Result<Sent, Corrupt> {
+        if len <= SHORT_LEN {
+            // Put together elsewhere, so that the line is taken from the consumer,
+            // who may be looking at it, once and not for each part.
+            let mut bytes = [0; SHORT_LEN];
+            frame.encode(bytes.get_mut(..len).expect("checked above"));
+            return self.push(Kind::Inline, len, |producer, at| {
+                producer.data.copy_in(producer.place.of(at), &bytes);
+            });
+        }
+        self.push(Kind::Inline, len, |producer, mut at| {
+            for part in frame.parts() {
+                let bytes = part.as_slice();
+                producer.put(at, bytes);
+                at += bytes.len() as u64;
+            }
+        })
+    }
+
+    /// Through the arena if there is room in it, else through the ring if the
+    /// frame may go there.
+    #[cold]
+    fn try_send_long(&mut self, frame: &OutFrame<'_>, len: usize) -> Result<Sent, Corrupt> {
+        const RECORD_LEN: usize = Loan::WORDS * WORD;
+
+        // Before the loan, which nobody would give back if no record told of it.
+        if !self.has_room(RECORD_LEN)? {
+            return Ok(Sent::Full);
+        }
+        let Some(loan) = self
+            .arena
+            .as_mut()
+            .and_then(|arena| arena.lend(&self.peer, len))
+        else {
+            return if len <= self.max_inline_len {
+                self.try_send_inline(frame, len)
+            } else {
+                Ok(Sent::Full)
+            };
+        };
+        let begin = self.arena_at + loan.offset;
+        let mut at = begin;
+        for part in frame.parts() {
+            self.data.copy_in(at, part.as_slice());
+            at += part.as_slice().len();
+        }
+        self.data.writeback(begin, len);
+        self.push(Kind::Loan, RECORD_LEN, |producer, mut at| {
+            for word in loan.to_words() {
+                producer.put(at, &word.to_ne_bytes());
+                at += WORD as u64;
+            }
+        })
+    }
+
+    /// The longest frame that [`try_send`](Self::try_send) takes.
+    #[inline]
+    pub fn max_whole_len(&self) -> usize {
+        self.max_whole_len
+    }
+
+    /// Sends the next piece of a frame that is too long for
+    /// [`try_send`](Self::try_send), and moves `sent` by its length; `sent`
+    /// begins with 0 and ends with the frame's length. No other frame may be sent
+    /// in between.
+    ///
+    /// # Errors
+    ///
+    /// When the peer says of itself what cannot be.
+    pub fn try_send_piece(
+        &mut self,
+        frame: &OutFrame<'_>,
+        sent: &mut usize,
+    ) -> Result<Sent, Corrupt> {
+        let left = frame.len() - *sent;
+        let (kind, len) = if left > self.piece_len {
+            (Kind::Piece, self.piece_len)
+        } else {
+            (Kind::Inline, left)
+        };
+        let begin = *sent;
+        let pushed = self.push(kind, len, |producer, mut at| {
+            let (mut skip, mut left) = (begin, len);
+            for part in frame.parts() {
+                let bytes = part.as_slice();
+                let (skipped, rest) = bytes.split_at(skip.min(bytes.len()));
+                skip -= skipped.len();
+                let bytes = rest.get(..left).unwrap_or(rest);
+                left -= bytes.len();
+                producer.put(at, bytes);
+                at += bytes.len() as u64;
+            }
+        })?;
+        if pushed == Sent::Done {
+            *sent += len;
+        }
+        Ok(pushed)
+    }
+
+    /// Tells the consumer that no more frames will come, if there is room to.
+    ///
+    /// # Errors
+    ///
+    /// When the peer says of itself what cannot be.
+    pub fn try_close(&mut self) -> Result<Sent, Corrupt> {
+        self.push(Kind::Close, 0, |_, _| {})
+    }
+
+    /// Whether the consumer sleeps and has to be rung, for what was sent since
+    /// the last call. True once for each time that it fell asleep, so the caller
+    /// has to ring.
+    ///
+    /// To be called after each batch, and before waiting for room.
+    #[must_use = "the consumer sleeps until the bell is rung"]
+    #[inline]
+    pub fn wants_bell(&mut self) -> bool {
+        if !self.is_bell_due {
+            return false;
+        }
+        self.is_bell_due = false;
+        // Between the commits and the load: see the module's "Sleeping". Pairs
+        // with the fence in `Consumer::announce_sleep`.
+        self.words.fence();
+        self.peer.refresh(layout::SLEEP, WORD);
+        let sleep = self.peer.load(layout::SLEEP);
+        if sleep.is_multiple_of(2) || sleep == self.rung_for {
+            return false;
+        }
+        self.rung_for = sleep;
+        true
+    }
+
+    /// Whether the consumer said that it reads no more: there will be no room.
+    pub fn is_deaf(&self) -> bool {
+        self.peer.refresh(layout::DEAF, WORD);
+        self.peer.load(layout::DEAF) != 0
+    }
+
+    /// Announces that this side waits for room, so that the consumer rings when
+    /// it has made some. Each call is a new announcement.
+    ///
+    /// After it, try to send again: room that was made meanwhile is not rung
+    /// for. If there is none, a ring of the bell will come once there is more.
+    pub fn announce_wait(&mut self) {
+        self.wait += if self.wait.is_multiple_of(2) { 1 } else { 2 };
+        self.words.store(layout::WAIT, self.wait);
+        self.words.writeback(layout::WAIT, WORD);
+        // Between the announcement and the next look at the head. Pairs with the
+        // fences of the consumer.
+        self.words.fence();
+    }
+
+    /// Takes the announcement back. Without one it does nothing.
+    pub fn cancel_wait(&mut self) {
+        if !self.wait.is_multiple_of(2) {
+            self.wait += 1;
+            self.words.store(layout::WAIT, self.wait);
+            self.words.writeback(layout::WAIT, WORD);
+        }
+    }
+
+    /// Writes a record of `len` bytes, which `fill` puts to the position that it
+    /// is given, and commits it.
+    #[inline]
+    fn push(
+        &mut self,
+        kind: Kind,
+        len: usize,
+        fill: impl FnOnce(&mut Self, u64),
+    ) -> Result<Sent, Corrupt> {
+        if !self.has_room(len)? {
+            return Ok(Sent::Full);
+        }
+        let begin = self.tail;
+        let end = begin + span(len);
+        while self.zeroed < end + STEP {
+            self.clear_line();
+        }
+        fill(self, begin + WORD as u64);
+        let at = self.place.of(begin);
+        let (_, first, wrapped) = self.place.parts(begin, WORD + len);
+        if first + wrapped > LINE {
+            self.data.writeback(at + LINE, first - LINE);
+            self.data.writeback(self.place.ring_at, wrapped);
+        }
+        // Pairs with the Acquire in `Consumer::recv`.
+        self.data.store_release(at, commit_word(begin, kind, len));
+        self.data.writeback(at, LINE);
+
+        self.tail = end;
+        self.is_bell_due = true;
+        self.cancel_wait();
+        while self.zeroed < (end + ZERO_AHEAD).min(self.limit()) {
+            self.clear_line();
+        }
+        Ok(Sent::Done)
+    }
+
+    /// Whether a record of `len` bytes can be written.
+    #[inline]
+    fn has_room(&mut self, len: usize) -> Result<bool, Corrupt> {
+        // The line behind it has to be free, too: until it is cleared, what the
+        // consumer would find there is a record of the lap before.
+        let end = self.tail + span(len) + STEP;
+        if end > self.limit() {
+            self.refresh_head()?;
+        }
+        Ok(end <= self.limit())
+    }
+
+    /// Where the free part of the ring ends.
+    #[inline]
+    fn limit(&self) -> u64 {
+        self.head + self.place.ring_len as u64
+    }
+
+    #[cold]
+    fn refresh_head(&mut self) -> Result<(), Corrupt> {
+        self.peer.refresh(layout::HEAD, WORD);
+        // Pairs with the Release in `Consumer::publish`: the consumer is done
+        // with all that it gives back.
+        let head = self.peer.load_acquire(layout::HEAD);
+        if head < self.head || head > self.tail || !head.is_multiple_of(STEP) {
+            return Err(Corrupt::Head {
+                head,
+                seen: self.head,
+                tail: self.tail,
+            });
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    #[inline]
+    fn clear_line(&mut self) {
+        let at = self.place.of(self.zeroed);
+        self.data.store(at, 0);
+        self.data.writeback(at, WORD);
+        self.zeroed += STEP;
+    }
+
+    #[inline]
+    fn put(&mut self, position: u64, bytes: &[u8]) {
+        let (at, first, _) = self.place.parts(position, bytes.len());
+        let (before, after) = bytes.split_at(first);
+        self.data.copy_in(at, before);
+        if !after.is_empty() {
+            self.data.copy_in(self.place.ring_at, after);
+        }
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Producer<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer")
+            .field("tail", &self.tail)
+            .field("head", &self.head)
+            .finish_non_exhaustive()
+    }
+}

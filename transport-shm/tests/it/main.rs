@@ -1,0 +1,13 @@
+//! What this crate's links, connectors and listeners do, as the core sees it.
+#![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests, which clippy takes for something else"
+)]
+
+mod common;
+mod links;
+mod meeting;
+mod sockets;
+mod urls;

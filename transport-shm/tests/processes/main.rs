@@ -1,0 +1,28 @@
+//! Links between processes: that die, stop, lie, or share one processor.
+//!
+//! Each test starts this very program once more, in a role; see `role`.
+//! `RSOCKET_TEST_SLOW` in the environment makes them take minutes.
+#![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests may fail"
+)]
+
+#[path = "../it/common.rs"]
+#[expect(dead_code, reason = "another test needs the rest")]
+mod common;
+
+mod crash;
+mod liar;
+mod machine;
+mod role;
+
+/// What is counted for the whole process is counted by one test at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Whether there is time.
+fn is_slow() -> bool {
+    std::env::var_os("RSOCKET_TEST_SLOW").is_some()
+}
