@@ -88,6 +88,10 @@ pub fn serve(order: ServerOrder) -> Result<()> {
             Stack::Ours => crate::ours::serve(announce).await,
             #[cfg(feature = "ours")]
             Stack::OursWs => crate::ours::serve_ws(announce).await,
+            #[cfg(feature = "ours")]
+            Stack::OursShm | Stack::OursShmTrusted | Stack::OursShmAsleep => {
+                crate::ours::serve_shm(stack, announce).await
+            }
             #[cfg(feature = "peers")]
             Stack::RsocketRust => stacks::rsocket_rust::serve(announce).await,
             #[cfg(feature = "peers")]
@@ -152,6 +156,11 @@ async fn drive(order: ClientOrder, meter: Arc<Meter>) -> Result<()> {
                 meter,
             )
             .await
+        }
+        #[cfg(feature = "ours")]
+        Stack::OursShm | Stack::OursShmTrusted | Stack::OursShmAsleep => {
+            let ours = crate::ours::connect_shm(server, stack, load).await?;
+            load::drive(ours, load, meter).await
         }
         #[cfg(feature = "ours")]
         Stack::OursWs => {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -11,12 +12,13 @@ use rsocket_core::transport::{
     memory::{MemoryConnector, MemoryListener},
 };
 use rsocket_core::{Demand, Failure, Payload, Requester, Responder};
+use rsocket_transport_shm::{ShmConnector, ShmListener, ShmOptions, Spin};
 use rsocket_transport_tcp::{TcpConnector, TcpListener};
 use rsocket_transport_ws::{WsConnector, WsListener};
 
 use crate::child::Announce;
 use crate::load::{Ask, Caller};
-use crate::plan::Load;
+use crate::plan::{Load, Stack};
 
 /// Name under which the server within the process listens.
 const IN_MEMORY: &str = "bench";
@@ -63,6 +65,34 @@ pub async fn serve_ws(announce: Announce) -> Result<()> {
     Ok(())
 }
 
+/// How both sides use shared memory.
+fn shm_options(stack: Stack) -> ShmOptions {
+    let options = ShmOptions::new();
+    match stack {
+        #[expect(unsafe_code, reason = "what it costs not to trust is measured")]
+        Stack::OursShmTrusted => {
+            // SAFETY: both processes run this program, which writes to no payload
+            // that it has sent.
+            unsafe { options.trust_peer() }
+        }
+        Stack::OursShmAsleep => options.spin(Spin::Sleep),
+        _ => options,
+    }
+}
+
+/// Serves echoes and streams over shared memory.
+///
+/// # Errors
+///
+/// When no socket can be had, or the listener fails.
+pub async fn serve_shm(stack: Stack, announce: Announce) -> Result<()> {
+    let name = format!("@rsocket-bench-{}", process::id());
+    let listener = ShmListener::bind_with(&name, shm_options(stack)).await?;
+    announce(&name);
+    rsocket_core::serve(listener, |_setup, _requester| async { Ok(Service) }).await?;
+    Ok(())
+}
+
 /// A client of one connection.
 #[derive(Clone, Debug)]
 pub struct Ours {
@@ -87,6 +117,15 @@ pub async fn connect(server: SocketAddr, load: Load) -> Result<Ours> {
 /// As [`connect`].
 pub async fn connect_ws(server: SocketAddr, load: Load) -> Result<Ours> {
     connect_by(WsConnector::new(format!("ws://{server}/")), load).await
+}
+
+/// Connects to a server of this module over shared memory.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub async fn connect_shm(server: &str, stack: Stack, load: Load) -> Result<Ours> {
+    connect_by(ShmConnector::new(server).options(shm_options(stack)), load).await
 }
 
 async fn connect_by(connector: impl Connector, load: Load) -> Result<Ours> {
