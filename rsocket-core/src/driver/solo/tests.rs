@@ -342,6 +342,9 @@ async fn the_peers_request_is_served_while_one_of_ours_reads() {
 async fn a_keepalive_is_answered_while_a_request_reads_and_between_two() {
     let (peer, mut wire, _listener) = wired(client()).await;
     earn_licence(&peer, &mut wire).await;
+    // Whoever read last left the link so that it calls.
+    exchange(&peer, &mut wire).await;
+    assert_eq!(licence(&peer), Licence::Out);
     wire.say("KEEPALIVE R d=between").await;
     assert!(wire.hear_at_once().await.contains("d=between"));
     earn_licence(&peer, &mut wire).await;
