@@ -329,7 +329,7 @@ impl Driver {
     }
 
     /// Reads once from the link and gives what came to the session.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Reading {
+    fn read(&mut self, cx: &Context<'_>, now: Instant) -> Reading {
         if !self.wants_input || self.licensed {
             return Reading::Waits;
         }

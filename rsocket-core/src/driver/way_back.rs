@@ -129,7 +129,7 @@ impl Driver {
         self.shared.with(|inner| inner.session.refuse(&failure));
     }
 
-    fn take_rx(&mut self) -> Option<Box<dyn FrameRx>> {
+    fn take_rx(&self) -> Option<Box<dyn FrameRx>> {
         self.shared.line().rx.take()
     }
 

@@ -6,6 +6,7 @@
 //! this is owed to the driver's look at licences.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p rsocket-core --release --lib model`
+#![allow(clippy::unwrap_used, clippy::let_and_return, reason = "tests may fail")]
 
 use std::{
     collections::VecDeque,

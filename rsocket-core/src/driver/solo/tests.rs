@@ -2,6 +2,7 @@
 //!
 //! The clock stands still unless all tasks wait, so "at once" means without any
 //! timer.
+#![allow(clippy::unwrap_used, clippy::let_and_return, reason = "tests may fail")]
 
 use std::{
     future::{Future, poll_fn},
