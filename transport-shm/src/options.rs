@@ -164,7 +164,7 @@ pub enum Spin {
     /// sleeps until the peer rings.
     ///
     /// How long it looks adapts: less where it seldom pays, not at all where
-    /// this process may use one processor only, and 2 µs to begin with where
+    /// this process may use one processor only, and 5 µs to begin with where
     /// there are two.
     #[default]
     Adaptive,

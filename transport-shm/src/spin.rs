@@ -14,9 +14,10 @@ use crate::options::Spin;
 /// a wake-up cost.
 const MOST: Duration = Duration::from_micros(20);
 
-/// Where it begins on machines of two processors, where whoever looks may hold
+/// Where it begins on machines of two processors: longer than an answer takes of
+/// a peer that is awake (2 µs), and not much, since whoever looks may hold
 /// up the very process that it waits for.
-const FEW_CORES: Duration = Duration::from_micros(2);
+const FEW_CORES: Duration = Duration::from_micros(5);
 
 /// Below this, looking is given up: a turn of a task takes as long.
 const LEAST: Duration = Duration::from_nanos(500);
