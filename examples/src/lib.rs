@@ -9,6 +9,8 @@ pub fn transports() -> Transports {
     memory::register(&mut transports);
     rsocket_transport_tcp::register(&mut transports);
     rsocket_transport_ws::register(&mut transports);
+    #[cfg(target_os = "linux")]
+    rsocket_transport_shm::register(&mut transports);
     transports
 }
 

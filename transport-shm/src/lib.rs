@@ -1,5 +1,38 @@
 //! RSocket over memory that two processes of one host share.
 //!
+//! A client and a server name the same socket, and that is all that the rest of
+//! a program sees of this crate:
+//!
+//! ```
+//! use rsocket_core::{Handlers, connect, serve};
+//! use rsocket_transport_shm::{ShmConnector, ShmListener};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let name = format!("@rsocket-doc-lib-{}", std::process::id());
+//! let listener = ShmListener::bind(&name).await?;
+//! tokio::spawn(serve(listener, |_setup, _client| async {
+//!     Ok(Handlers::new().on_request_response(|request| async { Ok(request) }))
+//! }));
+//!
+//! let peer = connect(ShmConnector::new(&name)).await?;
+//! let echo = peer.request_response("hello").await?;
+//! assert_eq!(echo.data_utf8(), Some("hello"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | URL | where they meet |
+//! |---|---|
+//! | `shm:/path`, `shm:///path`, `shm:relative/path` | a Unix socket with a file |
+//! | `shm:@name` | one with an abstract name |
+//!
+//! Behind a `?` there may be settings, see [`ShmOptions`]: `ring`, `arena` and
+//! `longest` with a number of bytes (`K` and `M` may follow), `spin=adaptive`,
+//! `poll` or `sleep`, `users=same`, `any` or user ids. They are for this side
+//! only: what a listener's URL says of its ring is not what its clients' rings
+//! are like. [`register`] teaches the URLs to a [`Transports`].
+//!
 //! # Who writes what
 //!
 //! Each side of a connection owns one *region* of shared memory and is the only
@@ -9,11 +42,67 @@
 //! own ring of frames, and its arena for long frames. So a hostile peer can
 //! change nothing but its own half, and no word has two writers.
 //!
+//! Regions are memfds, sealed so that they can neither shrink nor be written by
+//! anybody else, and all of their pages are there from the start: touching them
+//! cannot fail. They are exchanged over the socket, which stays open as the bell
+//! and as the sign that the peer lives.
+//!
+//! # Frames
+//!
+//! A short frame is written once, into the ring, and can be seen at once; the
+//! peer is rung only if it said that it sleeps. Frames over an eighth of the ring
+//! are written to the arena, and those over half the arena go through the ring in
+//! pieces, so that frames of any length pass whatever the memory. A link that
+//! has no room left holds up its sender.
+//!
+//! # Waiting
+//!
+//! A receiver looks at memory for a short while, giving other tasks their turns,
+//! and then sleeps until it is rung: see [`Spin`]. While both sides are awake,
+//! no system call is made.
+//!
+//! # Trust
+//!
+//! A listener accepts processes of its own user unless told otherwise
+//! ([`ShmOptions::users`]), as the kernel reports them. Whoever the peer is, it
+//! can at any time change what it has sent, so frames are copied to private
+//! memory before anybody looks at them. For peers that are known to keep the
+//! rules, [`ShmOptions::trust_peer`] saves the copy of long frames.
+//!
+//! What a peer writes can end the link with an error
+//! ([`PeerMisbehaved`](rsocket_core::transport::TransportErrorKind::PeerMisbehaved)),
+//! no more. A link costs this side its own region, one descriptor, address space
+//! for the peer's region, and at most one frame of 2^24-1 bytes for each
+//! direction while it passes in pieces.
+//!
+//! # When a process dies
+//!
+//! The kernel closes its socket, whatever it died of. The other side still gets
+//! all frames that were sent, and then
+//! [`Lost`](rsocket_core::transport::TransportErrorKind::Lost), at once and
+//! without a timer. The dead process's memory goes with the last mapping of it. A
+//! socket file that a server left behind is replaced by the next one. A process
+//! that is stopped is not dead: it holds up its peer until it goes on, or until
+//! the keepalive of the core gives it up.
+//!
+//! # Limits
+//!
+//! | what | default | why |
+//! |---|---|---|
+//! | ring | 256 KiB (4 KiB to 64 MiB) | stays in a processor's cache, holds thousands of small frames |
+//! | arena | 4 MiB (none, or 64 KiB to 1 GiB) | frames up to 2 MiB in one piece |
+//! | longest region of a peer that is mapped | 256 MiB | bounds page tables; the memory is the peer's |
+//! | spinning | 20 µs, 2 µs to begin with on two processors, none on one | a few times what a sleep costs |
+//!
 //! # Where to read on
 //!
-//! `mem` is the only module that touches raw memory; `layout` says where what
-//! lies in a region, and checks a peer's; `ring` carries frames and says when
-//! the other side has to be rung; `arena` keeps the long ones.
+//! `rendezvous` is how two processes meet, `region` makes and checks their
+//! memory, and `bell` is what the socket is afterwards. `tx` and `rx` are the
+//! halves of a link, and `spin` says how long `rx` looks before it sleeps.
+//!
+//! Below them, `mem` is the only module that touches raw memory; `layout` says
+//! where what lies in a region, and checks a peer's; `ring` carries frames and
+//! says when the other side has to be rung; `arena` keeps the long ones.
 //!
 //! This crate is empty on systems other than Linux.
 

@@ -67,7 +67,7 @@ impl ShmOptions {
     #[must_use]
     pub fn ring_len(mut self, bytes: usize) -> Self {
         self.ring_len = bytes;
-        self.is_geometry()
+        self.checked()
     }
 
     /// Sets the memory, in bytes, that long frames, those over an eighth of the
@@ -84,10 +84,10 @@ impl ShmOptions {
     #[must_use]
     pub fn arena_len(mut self, bytes: usize) -> Self {
         self.arena_len = bytes;
-        self.is_geometry()
+        self.checked()
     }
 
-    fn is_geometry(self) -> Self {
+    fn checked(self) -> Self {
         if let Err(error) = Geometry::new(self.ring_len, self.arena_len) {
             panic!("{error}");
         }

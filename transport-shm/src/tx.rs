@@ -31,19 +31,18 @@ struct Long {
 }
 
 impl Long {
-    fn try_send(&mut self, producer: &mut Producer) -> Result<Sent, Corrupt> {
+    fn try_send_piece(&mut self, producer: &mut Producer) -> Result<Sent, Corrupt> {
         let [head, metadata, data] = &self.parts;
         let frame = OutFrame::new(
             head,
             Part::shared(metadata, metadata),
             Part::shared(data, data),
         );
-        while self.sent < frame.len() {
-            if producer.try_send_piece(&frame, &mut self.sent)? == Sent::Full {
-                return Ok(Sent::Full);
-            }
-        }
-        Ok(Sent::Done)
+        producer.try_send_piece(&frame, &mut self.sent)
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent == self.parts.iter().map(Bytes::len).sum()
     }
 }
 
@@ -79,7 +78,7 @@ impl Tx {
         }
     }
 
-    /// Does what `send` does once there is room for it.
+    /// Does what `send` does, one record, once there is room for it.
     fn poll_room(
         &mut self,
         cx: &Context<'_>,
@@ -119,11 +118,15 @@ impl Tx {
         let Some(mut long) = self.long.take() else {
             return Poll::Ready(Ok(()));
         };
-        let polled = self.poll_room(cx, |producer| long.try_send(producer));
-        if polled.is_pending() {
-            self.long = Some(long);
+        while !long.is_sent() {
+            // One by one: each that is sent ends the wait that was announced.
+            let polled = self.poll_room(cx, |producer| long.try_send_piece(producer));
+            if !matches!(polled, Poll::Ready(Ok(()))) {
+                self.long = Some(long);
+                return polled;
+            }
         }
-        polled
+        Poll::Ready(Ok(()))
     }
 
     fn tell(&mut self) {

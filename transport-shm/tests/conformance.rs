@@ -86,7 +86,7 @@ mod by_url {
         async fn pair() -> (Box<dyn Connector>, Box<dyn Listener>) {
             let mut transports = Transports::new();
             rsocket_transport_shm::register(&mut transports);
-            let name = path().file_name().unwrap().display().to_string();
+            let name = path().file_name().expect("it ends in one").display().to_string();
             let listener = transports.listener(&format!("shm:@{name}")).await;
             let listener = listener.expect("a name that nobody has");
             let connector = transports.connector(&listener.url()).expect("a good URL");

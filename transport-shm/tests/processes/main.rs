@@ -3,7 +3,12 @@
 //! Each test starts this very program once more, in a role; see `role`.
 //! `RSOCKET_TEST_SLOW` in the environment makes them take minutes.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "tests may fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests may fail"
+)]
 
 #[path = "../it/common.rs"]
 #[expect(dead_code, reason = "another test needs the rest")]

@@ -22,6 +22,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     unix: Vec<String>,
 
+    /// Serves shared memory at the Unix socket of this path, or of an abstract
+    /// name if it begins with `@`.
+    #[arg(long, value_name = "PATH")]
+    shm: Vec<String>,
+
     /// Sends no frame longer than this, counting a length prefix of 3 bytes.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..))]
     mtu: Option<u32>,
@@ -32,10 +37,6 @@ pub(crate) struct Args {
 
     // What the library does not do is taken and refused, so that whoever asks
     // can tell that from a mistake in the command line.
-    /// Shared memory: not supported yet.
-    #[arg(long, value_name = "PATH")]
-    shm: Vec<String>,
-
     /// UDP: not supported yet.
     #[arg(long, value_name = "PORT")]
     udp: Vec<u16>,
@@ -56,7 +57,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     }
     let urls = args.urls();
     if urls.is_empty() {
-        eprintln!("nowhere to listen: give --tcp, --ws or --unix");
+        eprintln!("nowhere to listen: give --tcp, --ws, --unix or --shm");
         return ExitCode::from(USAGE);
     }
     match serve(&urls, args.server()).await {
@@ -70,12 +71,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
 
 impl Args {
     fn unsupported(&self) -> Option<&'static str> {
-        [
-            ("--shm", !self.shm.is_empty()),
-            ("--udp", !self.udp.is_empty()),
-        ]
-        .into_iter()
-        .find_map(|(option, given)| given.then_some(option))
+        (!self.udp.is_empty()).then_some("--udp")
     }
 
     fn urls(&self) -> Vec<String> {
@@ -85,7 +81,8 @@ impl Args {
             .map(|port| format!("tcp://127.0.0.1:{port}"));
         let ws = self.ws.iter().map(|port| format!("ws://127.0.0.1:{port}/"));
         let unix = self.unix.iter().map(|path| format!("unix:{path}"));
-        tcp.chain(ws).chain(unix).collect()
+        let shm = self.shm.iter().map(|path| format!("shm:{path}"));
+        tcp.chain(ws).chain(unix).chain(shm).collect()
     }
 
     fn server(&self) -> Server {
