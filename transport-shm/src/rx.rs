@@ -41,35 +41,6 @@ impl Rx {
         }
     }
 
-    /// Looks at memory for as long as waiting usually pays, without the kernel
-    /// and without other tasks: whether a frame is at hand.
-    #[expect(
-        dead_code,
-        clippy::needless_pass_by_ref_mut,
-        reason = "what a driver will call instead of being polled again"
-    )]
-    pub(crate) fn linger(&mut self) -> bool {
-        /// Looks between two looks at the clock, which costs about as much.
-        const LOOKS: usize = 16;
-
-        let budget = self.spinner.linger();
-        if budget.is_zero() {
-            return self.consumer.has_record();
-        }
-        let begin = Instant::now();
-        loop {
-            for _ in 0..LOOKS {
-                if self.consumer.has_record() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if begin.elapsed() >= budget {
-                return false;
-            }
-        }
-    }
-
     fn has_failed(&mut self, corrupt: Corrupt) -> TransportError {
         self.corrupt = Some(corrupt);
         // The other half must not go on with such a peer.
@@ -131,6 +102,29 @@ impl FrameRx for Rx {
             if self.consumer.announce_sleep() {
                 self.make_room();
                 ready!(self.bell.listen(Half::Rx));
+            }
+        }
+    }
+
+    /// Looks at memory for as long as waiting usually pays.
+    fn linger(&mut self) -> bool {
+        /// Looks between two looks at the clock, which costs about as much.
+        const LOOKS: usize = 16;
+
+        let budget = self.spinner.linger();
+        if budget.is_zero() {
+            return self.consumer.has_record();
+        }
+        let begin = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.consumer.has_record() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if begin.elapsed() >= budget {
+                return false;
             }
         }
     }
