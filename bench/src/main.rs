@@ -54,7 +54,7 @@ struct RunArgs {
     /// Length of each window, in seconds.
     #[arg(long, default_value_t = 0.5, value_parser = seconds)]
     seconds: f64,
-    /// A look in under a minute: few turns and short windows, so not a result.
+    /// A look: few turns and short windows, so not a result.
     #[arg(long, conflicts_with_all = ["pairs", "seconds"])]
     quick: bool,
     /// Leave out the other libraries.

@@ -104,7 +104,7 @@
 //! where what lies in a region, and checks a peer's; `ring` carries frames and
 //! says when the other side has to be rung; `arena` keeps the long ones.
 //!
-//! This crate is empty on systems other than Linux.
+//! Linux 5.1 or later; the crate is empty on other systems.
 
 #![cfg(target_os = "linux")]
 #![deny(unsafe_code)]
