@@ -6,7 +6,7 @@
 //!
 //! It may do so while a *licence* is out. The driver grants it after it saw
 //! requests come one at a time for a while, and does not read meanwhile. Then
-//! the link calls through the [`Bell`], and one of these holds at all times:
+//! the link calls through the [`Bell`](super::bell::Bell), and one of these holds at all times:
 //!
 //! - the link was read until it had nothing more, and will call the bell;
 //! - it called, and the bell called whoever waits for an answer, or the driver;

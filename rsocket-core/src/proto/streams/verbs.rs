@@ -187,7 +187,7 @@ impl Streams {
         Capacity::Pending
     }
 
-    /// Whether the sending half is over; else [`Wake::Writer`] will tell.
+    /// Whether the sending half is over; else [`Wake::Writer`](crate::proto::Wake::Writer) will tell.
     pub(in crate::proto) fn poll_send_closed(&mut self, key: StreamKey) -> bool {
         match self.by_key(key) {
             Some(stream) if stream.state.can_send() => {
