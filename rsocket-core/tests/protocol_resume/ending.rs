@@ -93,32 +93,52 @@ fn a_server_that_closes_without_a_link_says_so_on_the_next() {
     assert_eq!(ending(&mut peer), "Closed: closed by this side");
 }
 
+/// A stream of which "y" was sent, then a goodbye; nothing was confirmed.
+fn say_goodbye(peer: &mut Peer, is_given_up: bool) {
+    peer.say("REQUEST_STREAM 1 n=9 d=x");
+    peer.event();
+    peer.send(1, "y");
+    peer.heard();
+    let key = peer.key(1);
+    if is_given_up {
+        peer.say("CANCEL 1");
+    } else {
+        peer.session.complete(key);
+    }
+    peer.session.release(key);
+    peer.say("ERROR CONNECTION_CLOSE d=bye");
+    peer.heard();
+    assert!(peer.session.stats().resume_len > 0);
+    assert!(!peer.session.is_closed());
+}
+
 // [C085]
 #[test]
 fn a_peer_that_said_goodbye_and_left_is_not_waited_for() {
-    // Frames of streams that are over may be under way when it goes.
-    let leave = |peer: &mut Peer| {
-        peer.say("REQUEST_CHANNEL 1 n=1 C d=x");
-        peer.event();
-        peer.send(1, "y");
-        let key = peer.key(1);
-        peer.session.complete(key);
-        peer.session.release(key);
-        peer.session.release(key);
-        peer.say("ERROR CONNECTION_CLOSE d=bye");
-        peer.heard();
-        assert!(peer.session.stats().resume_len > 0);
-    };
+    // Frames of streams that it gave up may be under way when it goes.
     let mut peer = server();
-    leave(&mut peer);
+    say_goodbye(&mut peer, true);
     peer.hang_up();
     assert_eq!(ending(&mut peer), "Closed: closed by the peer");
     // A link that is lost is something else.
     let mut peer = server();
-    leave(&mut peer);
+    say_goodbye(&mut peer, true);
     let lost = CloseReason::KeepaliveTimeout { millis: 1 };
     peer.session.handle_disconnect(peer.now(), lost);
     assert!(peer.session.needs_link());
+}
+
+// [C085] [C296]
+#[test]
+fn a_peer_that_cannot_have_the_end_of_a_stream_has_not_left() {
+    // Something on the way may close a link in good order, too.
+    let mut peer = server();
+    say_goodbye(&mut peer, false);
+    peer.hang_up();
+    assert!(peer.session.needs_link(), "the peer waits for the end");
+    peer.come_back("RESUME token=tok").unwrap();
+    let heard = peer.heard();
+    assert!(heard.contains(&"PAYLOAD 1 C".to_owned()), "{heard:?}");
 }
 
 // [C085] [C285]

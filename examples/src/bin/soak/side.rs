@@ -266,7 +266,7 @@ async fn one(side: &Side, peer: &Requester, random: &mut Random) -> bool {
     };
     match result {
         Ok(Ok(())) => side.tally.one(kind),
-        Ok(Err(Trouble::Error(Error::Closed(_)))) if side.may_lose => {
+        Ok(Err(Trouble::Error(Error::Closed(_)))) if side.may_lose || never_began(peer) => {
             side.tally.one(Count::Lost);
             return false;
         }
@@ -298,6 +298,15 @@ async fn one(side: &Side, peer: &Requester, random: &mut Random) -> bool {
         }
     }
     true
+}
+
+/// Whether nothing came of the peer but SETUP and the KEEPALIVE behind it.
+///
+/// A SETUP whose link was cut may arrive after the client has begun anew: then the
+/// server has a session that nobody will ever speak on.
+fn never_began(peer: &Requester) -> bool {
+    let stats = peer.stats();
+    stats.resumptions == 0 && stats.frames_received <= 2
 }
 
 /// Why a request was no success.

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, task::Poll};
 use bytes::Bytes;
 
 use crate::{
-    frame::{MAX_FRAME_LEN, Position},
+    frame::{Flags, FrameType, Header, MAX_FRAME_LEN, Position},
     transport::{OutFrame, Part},
 };
 
@@ -338,6 +338,34 @@ impl FrameLog {
                 self.frames = VecDeque::new();
             }
         }
+    }
+
+    /// Whether a frame is held without which the peer cannot be done: any but
+    /// credit, and payloads that are not the last of their stream. Of those there
+    /// may be some on their way when the peer has cancelled.
+    ///
+    /// Looks at all frames: for the end of a session.
+    pub(in crate::proto) fn holds_ends(&self) -> bool {
+        let mut cursor = Cursor::default();
+        self.frames.iter().any(|entry| {
+            let next = cursor.after(*entry);
+            let header: Vec<u8> = match self.shared.get(cursor.shared) {
+                Some(whole) if entry.copied == 0 => whole.iter().take(6).copied().collect(),
+                _ => self
+                    .bytes
+                    .range(cursor.byte..next.byte)
+                    .take(6)
+                    .copied()
+                    .collect(),
+            };
+            cursor = next;
+            let Ok(header) = Header::decode(&header) else {
+                return true;
+            };
+            let is = |frame_type| header.frame_type == frame_type as u8;
+            let is_payload = is(FrameType::Payload) && !header.flags.contains(Flags::COMPLETE);
+            !is_payload && !is(FrameType::RequestN)
+        })
     }
 
     /// From now on, all that is held is sent again before anything new.

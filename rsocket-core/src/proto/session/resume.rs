@@ -118,10 +118,11 @@ impl Session {
         let worth_it = match self.phase {
             Phase::Open => true,
             // A peer that knows of the end and closes the link itself has all it
-            // wants; what it did not confirm are late frames of streams that are
-            // over.
+            // wants, if what it did not confirm are late frames of streams that it
+            // gave up. Else it was not the peer that closed the link.
             Phase::Draining(_) if matches!(reason, CloseReason::Peer) && !self.farewell_owed => {
-                !self.has_nothing_to_do()
+                let holds_ends = |resume: &Resumption| resume.log.holds_ends();
+                !self.has_nothing_to_do() || self.resume.as_deref().is_some_and(holds_ends)
             }
             // Whoever drains has said so; once nothing is left that the other
             // side may not have, there is nothing to go on for.
