@@ -2,7 +2,6 @@
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
-    clippy::cast_possible_truncation,
     reason = "helpers of tests, which clippy takes for something else"
 )]
 

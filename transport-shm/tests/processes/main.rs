@@ -6,12 +6,10 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
     reason = "tests may fail"
 )]
 
 #[path = "../it/common.rs"]
-#[expect(dead_code, reason = "another test needs the rest")]
 mod common;
 
 mod crash;
