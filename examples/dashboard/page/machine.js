@@ -63,6 +63,7 @@ export class Machine {
     this.#stream = this.#session.stream('machine', 1, (item) => this.#take(sequence, item), () => {
       if (this.#sequence === sequence) this.#stream = null;
     });
+    this.#tell();
   }
 
   /** Marks the time after the newest sample. What replaces the mark of a cut says so. */
