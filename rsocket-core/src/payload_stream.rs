@@ -215,7 +215,7 @@ impl PayloadStream {
                 demand: self.demand,
                 complete: false,
             });
-            match (opened, &self.finder) {
+            match (opened.map_err(|error| *error), &self.finder) {
                 (Err(Error::Closed(reason)), Some(finder)) => {
                     finder.lost(reason);
                     self.requester = None;

@@ -130,7 +130,8 @@ impl Requester {
             payload: first.into(),
             demand,
             complete: false,
-        })?;
+        });
+        let key = key.map_err(|error| *error)?;
         let sink = PayloadSink::new(Arc::clone(&self.shared), key);
         let answers = PayloadStream::opened(self.clone(), key);
         Ok((sink, answers))
@@ -267,7 +268,7 @@ struct Call<'a> {
 #[derive(Debug)]
 enum CallState {
     Open(StreamKey),
-    Failed(Error),
+    Failed(Box<Error>),
     Done,
 }
 
@@ -276,7 +277,7 @@ impl Call<'_> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Payload>, Error>> {
         let CallState::Open(key) = self.state else {
             return match std::mem::replace(&mut self.state, CallState::Done) {
-                CallState::Failed(error) => Poll::Ready(Err(error)),
+                CallState::Failed(error) => Poll::Ready(Err(*error)),
                 CallState::Open(_) | CallState::Done => panic!("polled after it was ready"),
             };
         };

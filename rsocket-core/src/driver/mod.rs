@@ -205,9 +205,11 @@ impl Shared {
 
     /// Opens a stream: the request is with the link, or queued, on return.
     #[inline]
-    pub(crate) fn open(&self, open: Open) -> Result<StreamKey, Error> {
+    pub(crate) fn open(&self, open: Open) -> Result<StreamKey, Box<Error>> {
         self.with(|inner| {
-            let opened = inner.session.open(open);
+            // Boxed, since it is kept over what follows: it would be moved as a
+            // whole, and seldom is one.
+            let opened = inner.session.open(open).map_err(Box::new);
             if inner.session.streams_open() > 1 {
                 inner.alone = 0;
             }

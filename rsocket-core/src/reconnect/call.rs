@@ -151,7 +151,7 @@ impl Call {
             demand: DemandPolicy::default(),
             complete: false,
         });
-        match opened {
+        match opened.map_err(|error| *error) {
             Ok(key) => Some(State::Open(requester, key)),
             Err(Error::Closed(reason)) => {
                 self.finder.lost(reason);
