@@ -92,7 +92,7 @@
 //! | ring | 256 KiB (4 KiB to 64 MiB) | stays in a processor's cache, holds thousands of small frames |
 //! | arena | 4 MiB (none, or 64 KiB to 1 GiB) | frames up to 2 MiB in one piece |
 //! | longest region of a peer that is mapped | 256 MiB | bounds page tables; the memory is the peer's |
-//! | spinning | 20 µs, 5 µs to begin with on two processors, none on one | a few times what a sleep costs |
+//! | spinning | 20 µs, where it pays | a few times what a sleep costs |
 //!
 //! # Where to read on
 //!

@@ -1,6 +1,6 @@
 //! A link from what the rendezvous brought.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rsocket_core::transport::{Link, LinkInfo};
 
@@ -15,15 +15,10 @@ use crate::{
     tx::Tx,
 };
 
-/// Processors that this process may use, quotas included. Looked up once, since
-/// that means reading some files.
-static CORES: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
-
 pub(crate) fn link(met: Met, options: &ShmOptions) -> Link {
     let mut info = LinkInfo::new("shm");
     info.peer_process = Some(met.peer_process);
-    let spinner = Spinner::new(options.spin, *CORES);
+    let spinner = Spinner::new(options.spin);
     // The descriptor of this side's region is closed here: the mappings stay.
     let words = met.own.words;
     let producer = Producer::new(

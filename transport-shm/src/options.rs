@@ -163,9 +163,9 @@ pub enum Spin {
     /// Looks at memory for up to 20 µs, giving other tasks their turns, and then
     /// sleeps until the peer rings.
     ///
-    /// How long it looks adapts: less where it seldom pays, not at all where
-    /// this process may use one processor only, and 5 µs to begin with where
-    /// there are two.
+    /// Where that seldom pays it sleeps at once, and tries now and then whether it
+    /// would pay again: where waits are long, where a peer that is waited for has
+    /// no processor to answer on.
     #[default]
     Adaptive,
     /// Never sleeps: the fastest, and a processor of each side is always busy.

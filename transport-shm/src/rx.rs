@@ -4,7 +4,7 @@ use std::{
     ops::ControlFlow,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rsocket_core::transport::{FrameRx, InFrame, Received, TransportError};
@@ -18,6 +18,13 @@ use crate::{
 /// Looks at memory between two at the bell.
 const LOOKS_UNHEARD: u32 = 64;
 
+/// How long a poll looks without a turn for other tasks: longer than an answer
+/// takes whose peer is awake, and about what a turn of any task takes.
+const SLICE: Duration = Duration::from_micros(1);
+
+/// How long a request that is alone in flight looks before it sleeps.
+const LINGER: Duration = Duration::from_micros(5);
+
 /// Receives frames out of the peer's memory.
 #[derive(Debug)]
 pub(crate) struct Rx {
@@ -26,6 +33,8 @@ pub(crate) struct Rx {
     spinner: Spinner,
     /// Looks at memory that found nothing.
     looks: u32,
+    /// Other tasks had their turns since something came.
+    has_yielded: bool,
     /// What the peer did wrong, for later calls.
     corrupt: Option<Corrupt>,
 }
@@ -37,6 +46,7 @@ impl Rx {
             bell,
             spinner,
             looks: 0,
+            has_yielded: false,
             corrupt: None,
         }
     }
@@ -46,6 +56,25 @@ impl Rx {
         // The other half must not go on with such a peer.
         self.bell.hang_up();
         TransportError::misbehaved(corrupt)
+    }
+
+    /// Looks at memory for so long, or until there is a frame: whether there is.
+    fn look_for(&self, time: Duration) -> bool {
+        /// Looks between two looks at the clock, which costs about as much.
+        const LOOKS: usize = 16;
+
+        let begin = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.consumer.has_record() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if begin.elapsed() >= time {
+                return false;
+            }
+        }
     }
 
     /// Gives the peer's sender the room that it waits for.
@@ -72,7 +101,8 @@ impl FrameRx for Rx {
                 Err(corrupt) => return Poll::Ready(Err(self.has_failed(corrupt))),
                 Ok(0) => {}
                 Ok(_) => {
-                    self.spinner.came();
+                    self.spinner.came(Instant::now);
+                    self.has_yielded = false;
                     self.consumer.awake();
                     self.make_room();
                     return Poll::Ready(Ok(Received::Frames));
@@ -88,13 +118,17 @@ impl FrameRx for Rx {
             }
             self.make_room();
             if self.spinner.looks_on(Instant::now) {
+                // Others had their turns since the last look; with little to do
+                // for them, the runtime takes longer than a frame takes to come.
+                if std::mem::replace(&mut self.has_yielded, true) && self.look_for(SLICE) {
+                    continue;
+                }
                 self.looks = self.looks.wrapping_add(1);
                 // Who never sleeps has to hear of the peer's end, too.
                 if self.looks.is_multiple_of(LOOKS_UNHEARD) && self.bell.listen(Half::Rx).is_ready()
                 {
                     continue;
                 }
-                // Others have their turns meanwhile.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -106,27 +140,9 @@ impl FrameRx for Rx {
         }
     }
 
-    /// Looks at memory for as long as waiting usually pays.
+    /// Looks at memory for a moment, if that usually pays.
     fn linger(&mut self) -> bool {
-        /// Looks between two looks at the clock, which costs about as much.
-        const LOOKS: usize = 16;
-
-        let budget = self.spinner.linger();
-        if budget.is_zero() {
-            return self.consumer.has_record();
-        }
-        let begin = Instant::now();
-        loop {
-            for _ in 0..LOOKS {
-                if self.consumer.has_record() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if begin.elapsed() >= budget {
-                return false;
-            }
-        }
+        self.consumer.has_record() || (self.spinner.looks_on(Instant::now) && self.look_for(LINGER))
     }
 }
 
