@@ -5,7 +5,7 @@ use std::{mem::take, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 use rsocket_core::transport::InFrame;
 
-use super::{Corrupt, Kind, Place, SHORT_LEN, read_commit_word, span};
+use super::{Corrupt, Kind, Place, SHORT_LEN, is_record, read_commit_word, span};
 use crate::{
     arena::Loan,
     layout::{self, Geometry, LINE, MAX_FRAME_LEN},
@@ -104,7 +104,7 @@ impl<M: Memory> Consumer<M> {
         for _ in 0..MAX_BATCH {
             let begin = self.head;
             let word = self.commit_word();
-            if word == 0 || self.is_closed {
+            if !is_record(begin, word) || self.is_closed {
                 break;
             }
             let (kind, len) = read_commit_word(begin, word)?;
@@ -150,7 +150,7 @@ impl<M: Memory> Consumer<M> {
     /// Whether a record is at hand: one load.
     #[inline]
     pub fn has_record(&self) -> bool {
-        !self.is_closed && self.commit_word() != 0
+        !self.is_closed && is_record(self.head, self.commit_word())
     }
 
     /// Announces that this side sleeps, so that the producer rings after its next
@@ -163,7 +163,7 @@ impl<M: Memory> Consumer<M> {
         // Between the announcement and the look at the commit word: see the
         // module's "Sleeping". Pairs with the fence in `Producer::wants_bell`.
         self.words.fence();
-        if self.commit_word() == 0 && !self.is_closed {
+        if !is_record(self.head, self.commit_word()) && !self.is_closed {
             return true;
         }
         self.awake();

@@ -7,10 +7,20 @@
 //! follow, over the end of the ring if need be. A frame of up to 56 bytes is one
 //! line, so that it takes one transfer of a line from core to core.
 //!
-//! The commit word is 0 until the record is whole. The producer therefore keeps
-//! the first word of each line ahead of it at 0: at least that of the next
-//! record when it commits one, and usually those of [`ZERO_AHEAD`] bytes, which
-//! it clears *after* the commit, where nobody waits for it.
+//! The commit word says which line it is in, counted from the beginning, so that
+//! one of an earlier lap is none: the producer stores nothing ahead of itself,
+//! which would cost another transfer for each record. Only where the next record
+//! will begin in a line that a long one filled with bytes of a frame, which may
+//! say anything, does it first set that word to 0.
+//!
+//! # Batches
+//!
+//! A consumer that is awake looks at the line where the next record will begin
+//! and so keeps a copy of it, which the producer has to take away before it can
+//! write there: a transfer of its own, for which its next locked instruction
+//! waits. So the producer commits the first record of a batch last. The lines
+//! behind it, which nobody looks at, cost it nothing, and the consumer finds the
+//! whole batch at once.
 //!
 //! # Who writes what
 //!
@@ -38,9 +48,9 @@ pub use self::{
 use crate::layout::LINE;
 use crate::mem::WORD;
 
-/// Bytes before the producer whose lines are cleared: 1 KiB. Clearing only the
-/// next line costs a transfer in front of each commit; 4 KiB shows at p99.
-pub(crate) const ZERO_AHEAD: u64 = 1024;
+/// Bytes of the ring after which a batch ends by itself: 4 KiB, 64 short frames,
+/// so that the consumer of a long stream works while it is written.
+const BATCH_LEN: u64 = 4096;
 
 /// Bytes of a frame that fit into one line with its commit word.
 pub(crate) const SHORT_LEN: usize = LINE - WORD;
@@ -62,8 +72,8 @@ pub enum Corrupt {
         /// What there is to read.
         tail: u64,
     },
-    /// What should be a record is none, or is one of another place.
-    #[error("{word:#018x} at {at} begins no record")]
+    /// A record of no kind that there is, or one that must not come here.
+    #[error("{word:#018x} at {at} begins no record that may come there")]
     Record {
         /// Where.
         at: u64,
@@ -92,7 +102,7 @@ pub enum Corrupt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a frame that found no room was not sent"]
 pub enum Sent {
-    /// The consumer can see it.
+    /// It is in the ring.
     Done,
     /// There is no room; nothing was written.
     Full,
@@ -112,8 +122,8 @@ enum Kind {
 }
 
 /// Bits of a commit word: the record's length in bytes without the word itself,
-/// its kind, and the number of its line, so that one of an earlier lap, or a
-/// frame's bytes, do not pass for it by accident.
+/// its kind, and the number of its line. That one comes again after 256 GiB, when
+/// the line has long been written by another lap.
 const LEN_BITS: u32 = 28;
 const LEN_MASK: u64 = (1 << LEN_BITS) - 1;
 const KIND_BITS: u32 = 4;
@@ -127,7 +137,15 @@ fn commit_word(at: u64, kind: Kind, len: usize) -> u64 {
     (at / STEP) << LINE_SHIFT | (kind as u64) << LEN_BITS | len as u64
 }
 
-/// The kind and length of the record at `at`, whose commit word is not 0.
+/// Whether there is a record at `at`, where `word` is.
+#[inline]
+fn is_record(at: u64, word: u64) -> bool {
+    // Both are what is left of it in the upper half of the word.
+    word >> LINE_SHIFT << LINE_SHIFT == (at / STEP) << LINE_SHIFT
+        && word >> LEN_BITS & KIND_MASK != 0
+}
+
+/// The kind and length of the [record](is_record) at `at`.
 #[inline]
 fn read_commit_word(at: u64, word: u64) -> Result<(Kind, usize), Corrupt> {
     let kind = match word >> LEN_BITS & KIND_MASK {
@@ -137,10 +155,6 @@ fn read_commit_word(at: u64, word: u64) -> Result<(Kind, usize), Corrupt> {
         4 => Kind::Piece,
         _ => return Err(Corrupt::Record { at, word }),
     };
-    // Both are what is left of it in the upper half of the word.
-    if word >> LINE_SHIFT << LINE_SHIFT != (at / STEP) << LINE_SHIFT {
-        return Err(Corrupt::Record { at, word });
-    }
     let len = usize::try_from(word & LEN_MASK).expect("28 bits");
     Ok((kind, len))
 }

@@ -362,6 +362,9 @@ fn frame(number: u64, shape: Shape) -> Bytes {
 /// Sends and receives; both sides sleep whenever they can.
 fn run(shape: Shape, fault: Fault) {
     let (mut producer, consumer) = one_way(shape, fault);
+    if shape.batch > 1 {
+        producer = producer.holding();
+    }
     let frames = Arc::new(Bell::default());
     let room = Arc::new(Bell::default());
 
@@ -451,6 +454,7 @@ fn loom_notices_a_fence_that_does_not_order_stores_before_loads() {
 #[test]
 fn loom_notices_a_commit_that_publishes_nothing() {
     fails(ONE, Fault::RelaxedCommit);
+    fails(BATCH, Fault::RelaxedCommit);
 }
 
 #[test]
@@ -466,6 +470,11 @@ fn loom_notices_a_head_that_publishes_nothing() {
 #[test]
 fn loom_notices_a_look_for_room_that_acquires_nothing() {
     fails(BATCH, Fault::RelaxedRoom);
+}
+
+#[test]
+fn loom_a_batch_is_found_whole_and_nobody_sleeps_over_it() {
+    explore(|| run(BATCH, Fault::None));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use rsocket_core::transport::OutFrame;
 
-use super::{Corrupt, Kind, Place, SHORT_LEN, STEP, Sent, ZERO_AHEAD, commit_word, span};
+use super::{BATCH_LEN, Corrupt, Kind, Place, SHORT_LEN, STEP, Sent, commit_word, span};
 use crate::{
     arena::{Arena, Loan},
     layout::{self, Geometry, LINE},
@@ -28,8 +28,15 @@ pub struct Producer<M: Memory = Mapped> {
     piece_len: usize,
     /// Where the next record begins.
     tail: u64,
-    /// The first words of the free lines before this are 0.
-    zeroed: u64,
+    /// The first record of a batch: the one whose line the consumer looks at.
+    held: Option<Held>,
+    /// Records since the last batch ended.
+    batch: u32,
+    /// The last batch had more than one, and so the next one is expected to.
+    holds: bool,
+    /// A bit for each line whose first word is a frame's: it is cleared before a
+    /// record ends there.
+    foreign: Box<[u64]>,
     /// What the consumer has read, as it last said.
     head: u64,
     /// Records were committed since the consumer's sleep word was looked at.
@@ -38,6 +45,14 @@ pub struct Producer<M: Memory = Mapped> {
     rung_for: u64,
     /// Our wait word.
     wait: u64,
+}
+
+/// A record that waits for its commit, and with it all that come behind it.
+struct Held {
+    begin: u64,
+    word: u64,
+    /// What is not even in the ring yet, of a frame of at most [`SHORT_LEN`].
+    bytes: Option<[u8; SHORT_LEN]>,
 }
 
 impl<M: Memory> Producer<M> {
@@ -59,7 +74,10 @@ impl<M: Memory> Producer<M> {
             max_whole_len: geometry.max_whole_len(),
             piece_len: geometry.piece_len(),
             tail: 0,
-            zeroed: geometry.ring_len as u64,
+            held: None,
+            batch: 0,
+            holds: false,
+            foreign: vec![0; geometry.ring_len.div_ceil(LINE * 64)].into(),
             head: 0,
             is_bell_due: false,
             rung_for: 0,
@@ -67,8 +85,15 @@ impl<M: Memory> Producer<M> {
         }
     }
 
-    /// Sends a frame if there is room for it. The consumer sees it at once, but
-    /// if it sleeps only after the bell: see [`wants_bell`](Self::wants_bell).
+    /// As after a batch of more than one record.
+    #[cfg(test)]
+    pub(super) fn holding(mut self) -> Self {
+        self.holds = true;
+        self
+    }
+
+    /// Sends a frame if there is room for it. The consumer sees it with the batch
+    /// that it is part of, at the latest after [`wants_bell`](Self::wants_bell).
     ///
     /// When it was sent, a wait that was announced is over.
     ///
@@ -100,9 +125,16 @@ impl<M: Memory> Producer<M> {
             // who may be looking at it, once and not for each part.
             let mut bytes = [0; SHORT_LEN];
             frame.encode(bytes.get_mut(..len).expect("checked above"));
-            return self.push(Kind::Inline, len, |producer, at| {
-                producer.data.copy_in(producer.place.of(at), &bytes);
-            });
+            if self.held.is_some() || !self.holds {
+                return self.push(Kind::Inline, len, |producer, at| {
+                    producer.data.copy_in(producer.place.of(at), &bytes);
+                });
+            }
+            let sent = self.push(Kind::Inline, len, |_, _| {})?;
+            if let Some(held) = &mut self.held {
+                held.bytes = Some(bytes);
+            }
+            return Ok(sent);
         }
         self.push(Kind::Inline, len, |producer, mut at| {
             for part in frame.parts() {
@@ -206,13 +238,16 @@ impl<M: Memory> Producer<M> {
     /// the last call. True once for each time that it fell asleep, so the caller
     /// has to ring.
     ///
-    /// To be called after each batch, and before waiting for room.
+    /// To be called after each batch, which it ends, and before waiting for room.
     #[must_use = "the consumer sleeps until the bell is rung"]
     #[inline]
     pub fn wants_bell(&mut self) -> bool {
+        self.publish();
         if !self.is_bell_due {
             return false;
         }
+        self.holds = self.batch > 1;
+        self.batch = 0;
         self.is_bell_due = false;
         // Between the commits and the load: see the module's "Sleeping". Pairs
         // with the fence in `Consumer::announce_sleep`.
@@ -269,9 +304,8 @@ impl<M: Memory> Producer<M> {
         }
         let begin = self.tail;
         let end = begin + span(len);
-        while self.zeroed < end + STEP {
-            self.clear_line();
-        }
+        self.clear(end);
+        self.mark(begin + STEP, end);
         fill(self, begin + WORD as u64);
         let at = self.place.of(begin);
         let (_, first, wrapped) = self.place.parts(begin, WORD + len);
@@ -279,26 +313,53 @@ impl<M: Memory> Producer<M> {
             self.data.writeback(at + LINE, first - LINE);
             self.data.writeback(self.place.ring_at, wrapped);
         }
-        // Pairs with the Acquire in `Consumer::recv`.
-        self.data.store_release(at, commit_word(begin, kind, len));
-        self.data.writeback(at, LINE);
-
+        let word = commit_word(begin, kind, len);
+        let batch = match &self.held {
+            None if self.holds => {
+                let bytes = None;
+                self.held = Some(Held { begin, word, bytes });
+                begin
+            }
+            held => {
+                // Pairs with the Acquire in `Consumer::recv`.
+                self.data.store_release(at, word);
+                self.data.writeback(at, LINE);
+                held.as_ref().map_or(begin, |held| held.begin)
+            }
+        };
+        self.batch += 1;
         self.tail = end;
         self.is_bell_due = true;
         self.cancel_wait();
-        while self.zeroed < (end + ZERO_AHEAD).min(self.limit()) {
-            self.clear_line();
+        if self.held.is_some() && end - batch >= BATCH_LEN {
+            self.publish();
         }
         Ok(Sent::Done)
     }
 
-    /// Whether a record of `len` bytes can be written.
+    /// Ends the batch: the consumer sees all of it.
+    #[inline]
+    fn publish(&mut self) {
+        if let Some(Held { begin, word, bytes }) = self.held.take() {
+            let at = self.place.of(begin);
+            if let Some(bytes) = bytes {
+                self.data.copy_in(at + WORD, &bytes);
+            }
+            // Pairs with the Acquire in `Consumer::recv`.
+            self.data.store_release(at, word);
+            self.data.writeback(at, LINE);
+        }
+    }
+
+    /// Whether a record of `len` bytes can be written. If not, the batch has
+    /// ended: the consumer would never make room of what it does not see.
     #[inline]
     fn has_room(&mut self, len: usize) -> Result<bool, Corrupt> {
         // The line behind it has to be free, too: until it is cleared, what the
         // consumer would find there is a record of the lap before.
         let end = self.tail + span(len) + STEP;
         if end > self.limit() {
+            self.publish();
             self.refresh_head()?;
         }
         Ok(end <= self.limit())
@@ -327,12 +388,36 @@ impl<M: Memory> Producer<M> {
         Ok(())
     }
 
+    /// The consumer must not take a frame's bytes at `position` for a record.
     #[inline]
-    fn clear_line(&mut self) {
-        let at = self.place.of(self.zeroed);
-        self.data.store(at, 0);
-        self.data.writeback(at, WORD);
-        self.zeroed += STEP;
+    fn clear(&mut self, position: u64) {
+        let (word, bit) = self.line(position);
+        if let Some(word) = self.foreign.get_mut(word)
+            && *word & bit != 0
+        {
+            *word &= !bit;
+            let at = self.place.of(position);
+            self.data.store(at, 0);
+            self.data.writeback(at, WORD);
+        }
+    }
+
+    /// The lines from `begin` to `end` will begin with bytes of a frame.
+    #[inline]
+    fn mark(&mut self, begin: u64, end: u64) {
+        for position in (begin..end).step_by(LINE) {
+            let (word, bit) = self.line(position);
+            if let Some(word) = self.foreign.get_mut(word) {
+                *word |= bit;
+            }
+        }
+    }
+
+    /// Where the bit of a line is.
+    #[inline]
+    fn line(&self, position: u64) -> (usize, u64) {
+        let line = (self.place.of(position) - self.place.ring_at) / LINE;
+        (line / 64, 1 << (line % 64))
     }
 
     #[inline]

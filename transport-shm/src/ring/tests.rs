@@ -122,6 +122,98 @@ fn frames_of_all_lengths_arrive_whole_and_in_order() {
 }
 
 #[test]
+fn what_was_sent_is_seen_in_order_and_all_of_it_when_its_batch_has_ended() {
+    for seed in seeds(if cfg!(miri) { 2 } else { 30 }) {
+        let mut random = Random::new(seed);
+        let mut link = OneWay::new(&geometry(8192, 0));
+        let (mut sent, mut seen) = (0_u32, 0_u32);
+        for _ in 0..if cfg!(miri) { 100 } else { 2_000 } {
+            if !random.once_in(3) {
+                let mut frame = sent.to_be_bytes().to_vec();
+                frame.resize(4 + random.length(300), 0xa5);
+                sent += u32::from(link.send(&frame) == Sent::Done);
+            } else if random.once_in(2) {
+                seen += check(link.recv(), seen, seed);
+            } else {
+                let _ = link.producer.wants_bell();
+                seen += check(link.recv_all(), seen, seed);
+                assert_eq!(seen, sent, "seed {seed}");
+            }
+            assert!(seen <= sent);
+        }
+    }
+
+    fn check(frames: Vec<Vec<u8>>, from: u32, seed: u64) -> u32 {
+        for (number, frame) in (from..).zip(&frames) {
+            assert_eq!(frame[..4], number.to_be_bytes(), "seed {seed}");
+        }
+        u32::try_from(frames.len()).unwrap()
+    }
+}
+
+#[test]
+fn a_batch_is_seen_when_it_ends_which_it_does_by_itself_after_a_while() {
+    let mut link = OneWay::new(&geometry(65_536, 0));
+    let end_batch = |link: &mut OneWay| {
+        let _ = link.producer.wants_bell();
+    };
+    let _ = link.send(b"a first frame is seen at once");
+    assert_eq!(link.recv().len(), 1);
+    let _ = link.send(b"and so is a second one");
+    assert_eq!(link.recv().len(), 1);
+    end_batch(&mut link);
+
+    for _ in 0..3 {
+        let _ = link.send(b"now more than one is expected");
+        assert!(!link.consumer.has_record());
+    }
+    end_batch(&mut link);
+    assert_eq!(link.recv().len(), 3);
+
+    let records = usize::try_from(BATCH_LEN).unwrap() / LINE;
+    for _ in 1..records {
+        let _ = link.send(b"short");
+        assert!(!link.consumer.has_record());
+    }
+    let _ = link.send(b"the last one of 4 KiB");
+    assert_eq!(link.recv_all().len(), records);
+    end_batch(&mut link);
+
+    let _ = link.send(b"alone");
+    end_batch(&mut link);
+    let _ = link.send(b"so the next one is not waited for");
+    assert_eq!(link.recv().len(), 2);
+}
+
+#[test]
+fn bytes_of_a_frame_are_never_taken_for_a_record() {
+    let mut link = OneWay::new(&geometry(4096, 0));
+    let mut begin = 0;
+    let mut seen = 0;
+    for frame in 0..1_000_u64 {
+        // Long ones of several lengths, and short ones that end among their lines.
+        let len = match frame % 5 {
+            0 | 2 => 700,
+            1 => 333,
+            _ => 8,
+        };
+        // Each word is what would begin a record there one lap later.
+        let bytes = (0..len / 8).flat_map(|word| {
+            let at = begin + 8 * (word + 1) + 4096;
+            commit_word(at / 64 * 64, Kind::Inline, 1).to_ne_bytes()
+        });
+        let bytes = Vec::from_iter(bytes);
+        assert_eq!(link.send(&bytes), Sent::Done);
+        begin += span(bytes.len());
+        let _ = link.producer.wants_bell();
+        let frames = link.recv_all();
+        assert_eq!(frames, [bytes], "frame {frame}");
+        seen += frames.len();
+    }
+    assert_eq!(seen, 1_000);
+}
+
+#[test]
 fn a_frame_of_any_length_passes_an_empty_ring_wherever_it_begins() {
     for arena_len in [0, 65_536] {
         let geometry = geometry(4096, arena_len);
