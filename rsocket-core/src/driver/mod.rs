@@ -14,6 +14,7 @@
 mod bell;
 mod dispatch;
 mod lease;
+mod licence;
 mod resume;
 mod saving;
 mod serve;
@@ -193,6 +194,13 @@ impl Shared {
         inner.pump();
         inner.flush_by_rule();
         inner.check_licence();
+        Self::release(inner);
+        result
+    }
+
+    /// Lets go of the lock, and then wakes those whom it concerns.
+    #[inline]
+    fn release(mut inner: MutexGuard<'_, Inner>) {
         let wakes = inner.take_wakes();
         let driver = inner.driver_to_wake();
         drop(inner);
@@ -200,7 +208,6 @@ impl Shared {
             driver.wake();
         }
         wakes.wake();
-        result
     }
 
     /// Opens a stream: the request is with the link, or queued, on return.

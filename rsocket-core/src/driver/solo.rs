@@ -14,7 +14,7 @@
 //!   reader left for the next one.
 //!
 //! Since nobody can be made to poll what was woken, and nobody comes after the
-//! last request, the driver looks every [`PERIOD`] whether a call went
+//! last request, the driver [looks](super::licence) every 20 ms whether a call went
 //! unanswered or nothing came at all. If so, the licence ends. So it does when
 //! anything else happens than an answer to the one request: a second request, a
 //! request or a KEEPALIVE of the peer, a loss, a close, a request that is
@@ -26,7 +26,7 @@ use std::{
     ops::ControlFlow,
     sync::PoisonError,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{Inner, MutexGuard, Shared, remember};
@@ -35,16 +35,6 @@ use crate::{
     proto::{StreamKey, Take},
     transport::{FrameRx, InFrame, Received},
 };
-
-/// How often the driver looks after a licence: how long a frame may lie unread
-/// because somebody who was called to read it does not come, and how long a
-/// licence outlives the last request.
-///
-/// Longer than a tick of the kernel (4 ms, or 10), which is due anyway. A timer
-/// that is nearer than that has to be set anew for each sleep: with 2 ms, a
-/// round trip over TCP on the loopback took 8 to 10 percent longer, with 10 ms or
-/// more none.
-pub(super) const PERIOD: Duration = Duration::from_millis(20);
 
 /// Answers in a row that were alone in flight before a licence is granted: what
 /// it costs to end one too early is paid by few.
@@ -263,13 +253,7 @@ impl Shared {
         inner.pump();
         inner.flush_by_rule();
         inner.end_licence();
-        let wakes = inner.take_wakes();
-        let driver = inner.driver_to_wake();
-        drop(inner);
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-        wakes.wake();
+        Self::release(inner);
     }
 }
 

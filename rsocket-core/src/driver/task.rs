@@ -16,11 +16,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Dispatcher, Inner, Redial, Sessions, Shared,
     dispatch::{Answer, InPlace},
+    licence::Watch,
     now,
     resume::{Claim, Loading, NewLink},
     saving::Saving,
     serve::{PANICKED, ServeAnswer, ServeOneWay, ServeStream, Writer, answer},
-    solo::{ALONE_LEN, Found, Licence, PERIOD},
+    solo::{ALONE_LEN, Found, Licence},
     way_back::WayBack,
 };
 use crate::{
@@ -99,15 +100,6 @@ pub(super) struct Ending {
     /// All frames are out, and the peer was told that no more will come.
     pub(super) tx_closed: bool,
     pub(super) until: Instant,
-}
-
-/// A look at a licence that is out.
-pub(super) struct Watch {
-    pub(super) due: Instant,
-    /// Answers that were counted by the last one.
-    pub(super) answers: u32,
-    /// The link had called, and whoever it called got a turn.
-    pub(super) yielded: bool,
 }
 
 /// Whether the link may have more to read.
@@ -254,55 +246,6 @@ impl Driver {
         }
         self.look_after_licence(cx, &mut inner, now);
         self.collect(&mut inner);
-    }
-
-    /// Ends a licence of which no use is made.
-    fn look_after_licence(&mut self, cx: &Context<'_>, inner: &mut Inner, now: Instant) {
-        if inner.licence == Licence::Kept {
-            return;
-        }
-        let is_rung = inner.bell.is_rung();
-        if let Some(watch) = &mut self.watch {
-            if now >= watch.due {
-                if watch.answers == inner.alone {
-                    inner.end_licence();
-                }
-                watch.answers = inner.alone;
-                watch.due = now + PERIOD;
-            }
-            // The link called. Whoever it called may stand behind us, so it gets
-            // a turn to come.
-            if is_rung && std::mem::replace(&mut watch.yielded, is_rung) {
-                inner.end_licence();
-            } else if is_rung {
-                cx.waker().wake_by_ref();
-            } else {
-                watch.yielded = false;
-            }
-        }
-        inner.check_licence();
-        if inner.licence == Licence::Ended {
-            inner.licence = Licence::Kept;
-            self.licensed = false;
-            self.watch = None;
-        }
-    }
-
-    /// Lets a request that is alone in flight read the link, which has nothing
-    /// now and will ring the bell.
-    fn grant_licence(&mut self, now: Instant) {
-        let mut inner = self.shared.lock();
-        self.may_grant = false;
-        if inner.licence == Licence::Kept && inner.is_calm() {
-            inner.licence = Licence::Out;
-            inner.bell.set_licensed(true);
-            self.licensed = true;
-            self.watch = Some(Watch {
-                due: now + PERIOD,
-                answers: inner.alone,
-                yielded: false,
-            });
-        }
     }
 
     /// Takes from the session what is to be done without the lock.

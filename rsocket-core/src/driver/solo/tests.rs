@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     Backoff, Client, CloseReason, Handlers, Requester,
+    driver::licence::PERIOD,
     resume::Resume,
     testkit::{frame, text},
     transport::{

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, task::Poll};
 use bytes::Bytes;
 
 use crate::{
-    frame::{Flags, FrameType, Header, MAX_FRAME_LEN, Position},
+    frame::{Flags, FrameType, HEADER_LEN, Header, MAX_FRAME_LEN, Position},
     transport::{OutFrame, Part},
 };
 
@@ -349,14 +349,9 @@ impl FrameLog {
         let mut cursor = Cursor::default();
         self.frames.iter().any(|entry| {
             let next = cursor.after(*entry);
-            let header: Vec<u8> = match self.shared.get(cursor.shared) {
-                Some(whole) if entry.copied == 0 => whole.iter().take(6).copied().collect(),
-                _ => self
-                    .bytes
-                    .range(cursor.byte..next.byte)
-                    .take(6)
-                    .copied()
-                    .collect(),
+            let header = match self.shared.get(cursor.shared) {
+                Some(whole) if entry.copied == 0 => first_bytes(whole.iter()),
+                _ => first_bytes(self.bytes.range(cursor.byte..next.byte)),
             };
             cursor = next;
             let Ok(header) = Header::decode(&header) else {
@@ -436,6 +431,15 @@ impl FrameLog {
         }
         sent
     }
+}
+
+/// As many as a header has. A frame of ours has no fewer.
+fn first_bytes<'a>(bytes: impl Iterator<Item = &'a u8>) -> [u8; HEADER_LEN] {
+    let mut header = [0; HEADER_LEN];
+    for (place, byte) in header.iter_mut().zip(bytes) {
+        *place = *byte;
+    }
+    header
 }
 
 #[cfg(test)]
