@@ -6,6 +6,13 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+mod memory;
+mod shm;
+mod tcp;
+mod ws;
+
+pub use tcp::IN_FLIGHT;
+
 /// A goal that this program can judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[value(rename_all = "UPPER")]
@@ -416,9 +423,6 @@ pub struct Scenario {
     pub rows: Vec<Row>,
 }
 
-/// The requests in flight that P9 asks about.
-pub const IN_FLIGHT: [usize; 3] = [16, 64, 256];
-
 /// Payload of the small echoes, in bytes.
 const SMALL: usize = 32;
 
@@ -427,37 +431,37 @@ const SMALL: usize = 32;
 pub fn scenarios(goals: &[Goal], with_peers: bool) -> Vec<Scenario> {
     let mut all = Vec::new();
     if goals.contains(&Goal::P2) {
-        all.extend(p2());
+        all.extend(memory::p2());
     }
     if goals.contains(&Goal::P3) {
-        all.extend(p3());
+        all.extend(shm::p3());
     }
     if goals.contains(&Goal::P4) {
-        all.extend(p4());
+        all.extend(shm::p4());
     }
     if goals.contains(&Goal::P5) {
-        all.extend(p5());
+        all.extend(shm::p5());
     }
     if goals.contains(&Goal::P6) {
-        all.extend(p6());
+        all.extend(shm::p6());
     }
     if goals.contains(&Goal::P7) {
-        all.extend(p7());
+        all.extend(shm::p7());
     }
     if goals.contains(&Goal::P8) {
-        all.extend(p8());
+        all.extend(tcp::p8());
     }
     if goals.contains(&Goal::P9) {
-        all.extend(p9());
+        all.extend(tcp::p9());
     }
     if goals.contains(&Goal::P10) {
-        all.extend(p10());
+        all.extend(tcp::p10());
     }
     if goals.contains(&Goal::P11) {
-        all.extend(p11());
+        all.extend(tcp::p11());
     }
     if goals.contains(&Goal::P12) {
-        all.extend(p12());
+        all.extend(ws::p12());
     }
     for scenario in &mut all {
         scenario
@@ -468,420 +472,10 @@ pub fn scenarios(goals: &[Goal], with_peers: bool) -> Vec<Scenario> {
     all
 }
 
-fn p2() -> Vec<Scenario> {
-    let rules = vec![
-        Rule::figure(Metric::CpuNanos, Bound::AtMost(300.0)),
-        // A background task may allocate once in a while; a request may not.
-        Rule::figure(Metric::Allocs, Bound::AtMost(0.001)),
-    ];
-    let runtime = Runtime::CurrentThread;
-    [1, 64]
-        .into_iter()
-        .map(|in_flight| {
-            let load = Load::InProcess {
-                in_flight,
-                bytes: SMALL,
-            };
-            Scenario {
-                goal: Goal::P2,
-                title: format!("{in_flight} in flight"),
-                ratios: vec![(Metric::CpuNanos, Reference::Limit)],
-                rows: vec![
-                    row("", Stack::Actor, runtime, load),
-                    Row {
-                        rules: rules.clone(),
-                        ..row("", Stack::Ours, runtime, load)
-                    },
-                ],
-            }
-        })
-        .collect()
-}
-
 const RUNTIMES: [Runtime; 2] = [Runtime::MultiThread, Runtime::CurrentThread];
 
 fn judged(rules: Vec<Rule>, row: Row) -> Row {
     Row { rules, ..row }
-}
-
-fn p3() -> Vec<Scenario> {
-    let mut scenarios = Vec::new();
-    for runtime in RUNTIMES {
-        for (name, bytes) in [("32 B", SMALL), ("1 KiB", 1024)] {
-            let load = Load::Tasks {
-                in_flight: 1,
-                bytes,
-            };
-            // With both cores on one cache; apart, the goal is 1.4 times.
-            let mut rules = vec![Rule::ratio(
-                Metric::P50,
-                Reference::Limit,
-                Bound::AtMost(1.8),
-            )];
-            if bytes != SMALL {
-                rules.clear();
-            }
-            scenarios.push(Scenario {
-                goal: Goal::P3,
-                title: format!("{name}, {runtime}"),
-                ratios: vec![
-                    (Metric::P50, Reference::Limit),
-                    (Metric::P99, Reference::Limit),
-                ],
-                rows: vec![
-                    row("", Stack::Ring, runtime, load),
-                    judged(rules, row("", Stack::OursShm, runtime, load)),
-                    row("busy-polled", Stack::Ours, Runtime::BusyPolled, load),
-                    row("", Stack::Iceoryx, runtime, load),
-                    row("", Stack::IceoryxPublished, runtime, load),
-                    row("busy-polled", Stack::Tonic, Runtime::BusyPolled, load),
-                ],
-            });
-        }
-    }
-    scenarios
-}
-
-fn p4() -> Vec<Scenario> {
-    let load = Load::Tasks {
-        in_flight: 1,
-        bytes: SMALL,
-    };
-    let rules = vec![
-        Rule::ratio(Metric::P50, Reference::Limit, Bound::AtMost(1.05)),
-        Rule::ratio(Metric::P99, Reference::Limit, Bound::AtMost(1.2)),
-    ];
-    RUNTIMES
-        .into_iter()
-        .map(|runtime| Scenario {
-            goal: Goal::P4,
-            title: runtime.to_string(),
-            ratios: vec![
-                (Metric::P50, Reference::Limit),
-                (Metric::P99, Reference::Limit),
-            ],
-            rows: vec![
-                row("", Stack::Eventfd, runtime, load),
-                judged(rules.clone(), row("", Stack::OursShmAsleep, runtime, load)),
-                row("", Stack::Ours, runtime, load),
-                row("", Stack::Tonic, runtime, load),
-            ],
-        })
-        .collect()
-}
-
-fn p5() -> Vec<Scenario> {
-    let (in_flight, bytes) = (64, SMALL);
-    let tasks = Load::Tasks { in_flight, bytes };
-    let window = Load::Window { in_flight, bytes };
-    let in_order = Load::InOrder { in_flight, bytes };
-    let rate = |least| vec![Rule::figure(Metric::Rate, Bound::AtLeast(least))];
-    RUNTIMES
-        .into_iter()
-        .map(|runtime| Scenario {
-            goal: Goal::P5,
-            title: runtime.to_string(),
-            ratios: vec![(Metric::Rate, Reference::Limit)],
-            rows: vec![
-                row("", Stack::Ring, runtime, tasks),
-                judged(rate(6.0e6), row("tasks", Stack::OursShm, runtime, tasks)),
-                row("window", Stack::OursShm, runtime, window),
-                judged(
-                    rate(10.0e6),
-                    row("in order", Stack::OursShm, runtime, in_order),
-                ),
-                row("tasks", Stack::Ours, runtime, tasks),
-                row("", Stack::Iceoryx, runtime, in_order),
-                row("", Stack::Tonic, runtime, tasks),
-            ],
-        })
-        .collect()
-}
-
-fn p6() -> Vec<Scenario> {
-    let stream = |prefetch| Load::Stream {
-        bytes: 1024,
-        prefetch,
-    };
-    // The goal is the lesser of this and ten million a second.
-    let rules = vec![Rule::ratio(
-        Metric::Rate,
-        Reference::Limit,
-        Bound::AtLeast(0.5),
-    )];
-    RUNTIMES
-        .into_iter()
-        .map(|runtime| Scenario {
-            goal: Goal::P6,
-            title: runtime.to_string(),
-            ratios: vec![(Metric::Rate, Reference::Limit)],
-            rows: vec![
-                row("", Stack::Ring, runtime, stream(None)),
-                judged(
-                    rules.clone(),
-                    row("", Stack::OursShm, runtime, stream(None)),
-                ),
-                judged(
-                    rules.clone(),
-                    row("prefetch 1024", Stack::OursShm, runtime, stream(Some(1024))),
-                ),
-                row("prefetch 1024", Stack::Ours, runtime, stream(Some(1024))),
-                row("", Stack::Tonic, runtime, stream(None)),
-            ],
-        })
-        .collect()
-}
-
-fn p7() -> Vec<Scenario> {
-    let rules = vec![Rule::ratio(
-        Metric::Bytes,
-        Reference::BestPeer,
-        Bound::AtLeast(1.0),
-    )];
-    let mut scenarios = Vec::new();
-    for (name, bytes) in [("64 KiB", 64 << 10), ("1 MiB", 1 << 20)] {
-        for runtime in RUNTIMES {
-            let load = Load::Tasks {
-                in_flight: 1,
-                bytes,
-            };
-            scenarios.push(Scenario {
-                goal: Goal::P7,
-                title: format!("{name}, {runtime}, one in flight"),
-                ratios: vec![(Metric::Bytes, Reference::BestPeer)],
-                rows: vec![
-                    row("", Stack::Ring, runtime, load),
-                    row("", Stack::OursShm, runtime, load),
-                    judged(rules.clone(), row("", Stack::OursShmTrusted, runtime, load)),
-                    row("", Stack::Iceoryx, runtime, load),
-                    row("", Stack::IceoryxPublished, runtime, load),
-                    row("", Stack::Ours, runtime, load),
-                    row("", Stack::Tonic, runtime, load),
-                ],
-            });
-        }
-    }
-    scenarios
-}
-
-fn p8() -> Vec<Scenario> {
-    let load = Load::Tasks {
-        in_flight: 1,
-        bytes: SMALL,
-    };
-    let rules = vec![
-        Rule::ratio(Metric::P50, Reference::Limit, Bound::AtMost(1.03)),
-        Rule::ratio(Metric::P99, Reference::Limit, Bound::AtMost(1.2)),
-    ];
-    [
-        Runtime::MultiThread,
-        Runtime::CurrentThread,
-        Runtime::BusyPolled,
-    ]
-    .into_iter()
-    .map(|runtime| Scenario {
-        goal: Goal::P8,
-        title: runtime.to_string(),
-        ratios: vec![
-            (Metric::P50, Reference::Limit),
-            (Metric::P99, Reference::Limit),
-        ],
-        rows: vec![
-            row("", Stack::Tcp, runtime, load),
-            Row {
-                rules: rules.clone(),
-                ..row("", Stack::Ours, runtime, load)
-            },
-            row("", Stack::RsocketRust, runtime, load),
-            row("", Stack::Tonic, runtime, load),
-        ],
-    })
-    .collect()
-}
-
-fn p9() -> Vec<Scenario> {
-    let mut scenarios = Vec::new();
-    for runtime in [
-        Runtime::MultiThread,
-        Runtime::CurrentThread,
-        Runtime::BusyPolled,
-    ] {
-        for in_flight in IN_FLIGHT {
-            let tasks = Load::Tasks {
-                in_flight,
-                bytes: SMALL,
-            };
-            let window = Load::Window {
-                in_flight,
-                bytes: SMALL,
-            };
-            let in_order = Load::InOrder {
-                in_flight,
-                bytes: SMALL,
-            };
-            let rules = p9_rules(runtime, in_flight);
-            scenarios.push(Scenario {
-                goal: Goal::P9,
-                title: format!("{runtime}, {in_flight} in flight"),
-                ratios: vec![(Metric::Rate, Reference::Limit)],
-                rows: vec![
-                    row("", Stack::Tcp, runtime, tasks),
-                    Row {
-                        rules: rules.clone(),
-                        ..row("tasks", Stack::Ours, runtime, tasks)
-                    },
-                    Row {
-                        rules: rules.clone(),
-                        ..row("window", Stack::Ours, runtime, window)
-                    },
-                    Row {
-                        rules,
-                        ..row("in order", Stack::Ours, runtime, in_order)
-                    },
-                    row("", Stack::RsocketRust, runtime, tasks),
-                    row("", Stack::Tonic, runtime, tasks),
-                ],
-            });
-        }
-    }
-    scenarios
-}
-
-/// A task for each request costs more than bare TCP's whole exchange while both
-/// sides busy-poll, so that mode is judged by its figure and not by a ratio.
-fn p9_rules(runtime: Runtime, in_flight: usize) -> Vec<Rule> {
-    let widest = in_flight == 256;
-    let mut rules = Vec::new();
-    if runtime == Runtime::BusyPolled {
-        if widest {
-            rules.push(Rule::figure(Metric::Rate, Bound::AtLeast(3.0e6)));
-        }
-        return rules;
-    }
-    rules.push(Rule::ratio(
-        Metric::Rate,
-        Reference::Limit,
-        Bound::AtLeast(0.9),
-    ));
-    if widest {
-        rules.push(Rule::figure(Metric::Rate, Bound::AtLeast(2.5e6)));
-        rules.push(Rule::figure(Metric::Cpu, Bound::AtMost(0.7)));
-        rules.push(Rule::figure(Metric::Rss, Bound::AtMost(16.0e6)));
-    }
-    rules
-}
-
-fn p10() -> Vec<Scenario> {
-    let stream = |prefetch| Load::Stream {
-        bytes: 1024,
-        prefetch,
-    };
-    let rules = vec![
-        Rule::ratio(Metric::Bytes, Reference::Limit, Bound::AtLeast(0.7)),
-        Rule::figure(Metric::Rate, Bound::AtLeast(2.0e6)),
-        Rule::ratio(
-            Metric::Rate,
-            Reference::Peer(Stack::Tonic),
-            Bound::AtLeast(1.5),
-        ),
-    ];
-    [Runtime::MultiThread, Runtime::CurrentThread]
-        .into_iter()
-        .map(|runtime| {
-            let bulk = |write: usize| {
-                let label = format!("writes of {} KiB", write / 1024);
-                row(&label, Stack::Tcp, runtime, Load::Bulk { write })
-            };
-            Scenario {
-                goal: Goal::P10,
-                title: runtime.to_string(),
-                ratios: vec![(Metric::Bytes, Reference::Limit)],
-                rows: vec![
-                    bulk(1 << 10),
-                    bulk(256 << 10),
-                    bulk(16 << 10),
-                    Row {
-                        rules: rules.clone(),
-                        ..row("", Stack::Ours, runtime, stream(None))
-                    },
-                    Row {
-                        rules: rules.clone(),
-                        ..row("prefetch 1024", Stack::Ours, runtime, stream(Some(1024)))
-                    },
-                    row("", Stack::RsocketRust, runtime, stream(None)),
-                    row("", Stack::Tonic, runtime, stream(None)),
-                ],
-            }
-        })
-        .collect()
-}
-
-fn p11() -> Vec<Scenario> {
-    let rules = vec![Rule::ratio(
-        Metric::Bytes,
-        Reference::BestPeer,
-        Bound::AtLeast(1.15),
-    )];
-    let mut scenarios = Vec::new();
-    for (name, bytes, in_flight) in [("64 KiB", 64 << 10, 16), ("1 MiB", 1 << 20, 1)] {
-        for runtime in [Runtime::MultiThread, Runtime::CurrentThread] {
-            let load = Load::Tasks { in_flight, bytes };
-            scenarios.push(Scenario {
-                goal: Goal::P11,
-                title: format!("{name}, {runtime}, {in_flight} in flight"),
-                ratios: vec![(Metric::Bytes, Reference::BestPeer)],
-                rows: vec![
-                    row("", Stack::Tonic, runtime, load),
-                    row("", Stack::RsocketRust, runtime, load),
-                    Row {
-                        rules: rules.clone(),
-                        ..row("", Stack::Ours, runtime, load)
-                    },
-                ],
-            });
-        }
-    }
-    scenarios
-}
-
-fn p12() -> Vec<Scenario> {
-    let tcp = Reference::Peer(Stack::Ours);
-    let alone = Load::Tasks {
-        in_flight: 1,
-        bytes: SMALL,
-    };
-    let window = Load::Window {
-        in_flight: 256,
-        bytes: SMALL,
-    };
-    let stream = Load::Stream {
-        bytes: 1024,
-        prefetch: None,
-    };
-    let p50 = Rule::ratio(Metric::P50, tcp, Bound::AtMost(1.1));
-    let rate = Rule::ratio(Metric::Rate, tcp, Bound::AtLeast(0.6));
-    let mut scenarios = Vec::new();
-    for runtime in [Runtime::MultiThread, Runtime::CurrentThread] {
-        for (name, load, rule) in [
-            ("one in flight", alone, p50),
-            ("256 in flight", window, rate),
-            ("stream of 1 KiB", stream, rate),
-        ] {
-            scenarios.push(Scenario {
-                goal: Goal::P12,
-                title: format!("{name}, {runtime}"),
-                ratios: vec![(rule.metric, tcp)],
-                rows: vec![
-                    row("", Stack::Ours, runtime, load),
-                    Row {
-                        rules: vec![rule],
-                        ..row("", Stack::OursWs, runtime, load)
-                    },
-                ],
-            });
-        }
-    }
-    scenarios
 }
 
 fn row(detail: &str, stack: Stack, runtime: Runtime, load: Load) -> Row {
