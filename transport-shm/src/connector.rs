@@ -3,21 +3,10 @@
 use std::{io, time::Duration};
 
 use rsocket_core::transport::{Connector, Link, TransportError, TransportErrorKind};
-use tokio::{
-    net::UnixStream,
-    time::{Instant, sleep, timeout_at},
-};
+use rsocket_transport_tcp::socket::{self, CONNECT_TIMEOUT};
+use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    address::ShmAddress,
-    link::link,
-    options::{CONNECT_TIMEOUT, ShmOptions},
-    rendezvous,
-};
-
-/// How long a connector waits before it tries again where the listener's backlog
-/// is full, which Linux reports at once instead of waiting as it does for TCP.
-const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
+use crate::{address::ShmAddress, link::link, options::ShmOptions, rendezvous};
 
 /// Connects to the [`ShmListener`](crate::ShmListener) at an address.
 ///
@@ -67,18 +56,6 @@ impl ShmConnector {
         self
     }
 
-    async fn open(&self) -> io::Result<UnixStream> {
-        let path = self.address.socket_path();
-        loop {
-            match UnixStream::connect(&path).await {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    sleep(BACKLOG_PAUSE).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
     fn unreachable(&self, error: &io::Error) -> TransportError {
         let message = format!("connecting to {}: {error}", self.address);
         TransportError::new(
@@ -97,8 +74,7 @@ impl Connector for ShmConnector {
         let users = self.options.users.clone();
         let users = users.unwrap_or_else(|| self.address.users());
         let connecting = async {
-            let stream = self
-                .open()
+            let stream = socket::connect(&self.address.socket_path())
                 .await
                 .map_err(|error| self.unreachable(&error))?;
             let met = rendezvous::ask(stream, &self.options, &users).await?;

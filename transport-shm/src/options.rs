@@ -1,15 +1,6 @@
 //! What can be set, with defaults and their reasons.
 
-use std::time::Duration;
-
 use crate::layout::Geometry;
-
-/// How long a connector tries unless told otherwise: 10 s, as over TCP. A server
-/// that lives answers within a millisecond; one that does not is busy starting.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Connections that the kernel completes before they are accepted, as over TCP.
-pub(crate) const BACKLOG: u32 = 1024;
 
 /// The longest region of a peer that is mapped unless told otherwise: 256 MiB.
 ///

@@ -58,6 +58,9 @@ mod connector;
 mod framing;
 mod listener;
 mod options;
+#[cfg(unix)]
+#[doc(hidden)]
+pub mod socket;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(unix)]

@@ -180,7 +180,7 @@ impl Pause {
     pub(crate) fn judge(
         &mut self,
         error: io::Error,
-        listener: &dyn fmt::Display,
+        listener: &(dyn fmt::Display + Sync),
     ) -> Result<(), TransportError> {
         use io::ErrorKind as Kind;
         match error.kind() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// Linux sends SYNs after 0, 1, 3 and 7 s, so three may be lost; by itself it
 /// would try for more than two minutes, which nobody waits for.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections that the kernel completes before they are accepted.
 ///

@@ -1,8 +1,7 @@
 //! Unix sockets: the peer is a process of this machine, and the kernel says whose.
 
 use std::{
-    fs, io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,20 +10,16 @@ use rsocket_core::transport::{
     Connector, Handshake, Link, LinkInfo, Listener, PeerProcess, TransportError,
 };
 use tokio::{
-    net::{UnixSocket, UnixStream},
-    time::{Instant, sleep, timeout_at},
+    net::UnixStream,
+    time::{Instant, timeout_at},
 };
 
 use crate::{
     address::{bad_address, invalid, unreachable_error},
     framing::{Medium, framed},
-    listener::Pause,
-    options::{BACKLOG, CONNECT_TIMEOUT, LinkOptions},
+    options::{CONNECT_TIMEOUT, LinkOptions},
+    socket::{self, Socket},
 };
-
-/// How long a connector waits before it tries again where the listener's backlog
-/// is full, which Linux reports at once instead of waiting as it does for TCP.
-const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
 /// Connects to a Unix socket.
 ///
@@ -64,24 +59,13 @@ impl UnixConnector {
         self.connect_timeout = timeout;
         self
     }
-
-    async fn open(&self) -> io::Result<UnixStream> {
-        loop {
-            match UnixStream::connect(&self.path).await {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    sleep(BACKLOG_PAUSE).await;
-                }
-                result => return result,
-            }
-        }
-    }
 }
 
 #[async_trait::async_trait]
 impl Connector for UnixConnector {
     async fn connect(&self) -> Result<Link, TransportError> {
         let deadline = Instant::now() + self.connect_timeout;
-        let opened = timeout_at(deadline, self.open()).await;
+        let opened = timeout_at(deadline, socket::connect(&self.path)).await;
         match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => Ok(unix_link(stream, self.options)),
             Err(error) => {
@@ -103,12 +87,9 @@ impl Connector for UnixConnector {
 /// Dropping it removes its file, unless somebody has put another in its place.
 #[derive(Debug)]
 pub struct UnixListener {
-    // Dropped before the socket, which keeps its inode from being given to a
-    // file that is not ours.
-    file: SocketFile,
-    inner: tokio::net::UnixListener,
+    socket: Socket,
+    path: PathBuf,
     options: LinkOptions,
-    pause: Pause,
 }
 
 impl UnixListener {
@@ -125,21 +106,11 @@ impl UnixListener {
     /// [`Invalid`]: rsocket_core::transport::TransportErrorKind::Invalid
     pub async fn bind(path: impl Into<PathBuf>) -> Result<Self, TransportError> {
         let path = path.into();
-        let listening = match listen(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                match unlink_stale(&path).await {
-                    Ok(true) => listen(&path),
-                    _ => Err(error),
-                }
-            }
-            result => result,
-        };
-        match listening.and_then(|inner| Ok((inner, SocketFile::new(&path)?))) {
-            Ok((inner, file)) => Ok(Self {
-                inner,
-                file,
+        match Socket::bind(&path, None).await {
+            Ok(socket) => Ok(Self {
+                socket,
+                path,
                 options: LinkOptions::new(),
-                pause: Pause::default(),
             }),
             Err(error) => Err(invalid(
                 &format_args!("listening on {}", path.display()),
@@ -161,7 +132,7 @@ impl UnixListener {
 
     /// Where it listens, as given to [`bind`](Self::bind).
     pub fn path(&self) -> &Path {
-        &self.file.path
+        &self.path
     }
 }
 
@@ -169,20 +140,13 @@ impl UnixListener {
 impl Listener for UnixListener {
     async fn accept(&mut self) -> Result<Handshake, TransportError> {
         let options = self.options;
-        loop {
-            self.pause.over().await;
-            match self.inner.accept().await {
-                Ok((stream, _)) => {
-                    return Ok(Box::pin(async move { Ok(unix_link(stream, options)) }));
-                }
-                Err(error) => self.pause.judge(error, &self.file.path.display())?,
-            }
-        }
+        let stream = self.socket.accept(&self.path.display()).await?;
+        Ok(Box::pin(async move { Ok(unix_link(stream, options)) }))
     }
 
     /// With U+FFFD for what is not UTF-8 in the path.
     fn url(&self) -> String {
-        format!("unix:{}", self.file.path.display())
+        format!("unix:{}", self.path.display())
     }
 }
 
@@ -212,62 +176,4 @@ fn unix_link(stream: UnixStream, options: LinkOptions) -> Link {
         .map(|peer| PeerProcess::new(peer.uid(), peer.gid(), peer.pid()));
     let (read, write) = stream.into_split();
     framed(read, write, info, options, Medium::Socket)
-}
-
-fn listen(path: &Path) -> io::Result<tokio::net::UnixListener> {
-    let socket = UnixSocket::new_stream()?;
-    socket.bind(path)?;
-    socket.listen(BACKLOG)
-}
-
-/// Removes the file at `path` if it is a socket on which nobody listens.
-async fn unlink_stale(path: &Path) -> io::Result<bool> {
-    let found = fs::symlink_metadata(path)?;
-    // Connecting to a file of another type is refused just the same.
-    if !found.file_type().is_socket() {
-        return Ok(false);
-    }
-    match UnixStream::connect(path).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            // Not if somebody was faster and has put a socket of theirs here.
-            let is_same = identity(&found) == identity(&fs::symlink_metadata(path)?);
-            if is_same {
-                tracing::debug!(path = %path.display(), "removing a socket that was left behind");
-                fs::remove_file(path)?;
-            }
-            Ok(is_same)
-        }
-        _ => Ok(false),
-    }
-}
-
-/// The file that binding made.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(&fs::symlink_metadata(path)?),
-        })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let found = fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| identity(&found) == self.identity) {
-            // Best effort: a file that stays is found to be stale later.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// What tells one file from another that took its name.
-fn identity(file: &fs::Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
 }
