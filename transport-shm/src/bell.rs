@@ -1,16 +1,14 @@
-//! The bell between two processes: the Unix socket that they met at.
+//! The bell between two processes, over the [`Line`] that their rendezvous left.
 //!
 //! A ring is one byte, which says no more than "look again": there are frames,
 //! there is room, or a half was closed. Who sleeps says so in its own memory
 //! first, and the peer rings once for it, so bytes are few; where they pile up
-//! all the same the socket is full, and a peer that sleeps has been rung.
+//! all the same the line is full, and a peer that sleeps has been rung.
 //!
-//! The socket's end is the peer's end: the kernel closes it whatever a process
-//! dies of. Nothing that the peer does to its descriptor has an effect on ours:
-//! each call here says itself that it must not wait.
+//! The line's end is the peer's end: the kernel closes it whatever a process
+//! dies of.
 
 use std::{
-    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,11 +16,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
-use tokio::{io::Interest, net::UnixStream};
-
-/// Rings that are taken in one go. More than a correct peer has outstanding.
-const RINGS: usize = 64;
+use crate::line::{Heard, Line};
 
 /// Which half of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +28,19 @@ pub(crate) enum Half {
 /// This side's end of the bell, shared by the halves of a link.
 #[derive(Debug)]
 pub(crate) struct Bell {
-    stream: UnixStream,
+    line: Line,
     sleepers: Arc<Sleepers>,
-    /// Wakes both sleepers: a socket has one waker for reading, and a ring may
+    /// Wakes both sleepers: a line has one waker for reading, and a ring may
     /// be for either.
     both: Waker,
     gone: AtomicBool,
 }
 
 impl Bell {
-    pub(crate) fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(line: Line) -> Self {
         let sleepers = Arc::new(Sleepers::default());
         Self {
-            stream,
+            line,
             both: Waker::from(Arc::clone(&sleepers)),
             sleepers,
             gone: AtomicBool::new(false),
@@ -62,14 +56,8 @@ impl Bell {
 
     /// Rings the peer.
     pub(crate) fn ring(&self) {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        loop {
-            match send(&self.stream, &[0], flags) {
-                Err(rustix::io::Errno::INTR) => {}
-                // It has not heard the last rings yet.
-                Err(rustix::io::Errno::AGAIN) | Ok(_) => return,
-                Err(_) => return self.has_gone(),
-            }
+        if self.line.ring().is_err() {
+            self.has_gone();
         }
     }
 
@@ -85,10 +73,7 @@ impl Bell {
         if self.is_gone() {
             return Poll::Ready(());
         }
-        match self
-            .stream
-            .poll_read_ready(&mut Context::from_waker(&self.both))
-        {
+        match self.line.poll_ready(&mut Context::from_waker(&self.both)) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(())) => {}
             // The runtime is shutting down.
@@ -97,36 +82,13 @@ impl Bell {
                 return Poll::Ready(());
             }
         }
-        self.hear();
+        match self.line.hear() {
+            Ok(Heard::Rings) => {}
+            Ok(Heard::End) | Err(_) => self.has_gone(),
+        }
         // The ring may have been for the other.
         self.sleepers.rouse(half.other());
         Poll::Ready(())
-    }
-
-    /// Takes rings off the socket.
-    fn hear(&self) {
-        let mut ended = false;
-        // A read that came back short has emptied the socket. Calling that
-        // `WouldBlock` has the runtime wait for the next ring without the
-        // second read that would say so.
-        let heard = self.stream.try_io(Interest::READABLE, || {
-            let mut rings = [0; RINGS];
-            match recv(&self.stream, &mut rings, RecvFlags::DONTWAIT)?.0 {
-                0 => {
-                    ended = true;
-                    Ok(())
-                }
-                RINGS => Ok(()),
-                _ => Err(io::ErrorKind::WouldBlock.into()),
-            }
-        });
-        match heard {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => self.has_gone(),
-            Ok(()) if ended => self.has_gone(),
-            Ok(()) => {}
-        }
     }
 
     fn has_gone(&self) {
@@ -137,8 +99,7 @@ impl Bell {
 
     /// Tells the peer that this side goes, and each half of this side, too.
     pub(crate) fn hang_up(&self) {
-        // It fails where the peer has gone already.
-        let _ = shutdown(&self.stream, Shutdown::Both);
+        self.line.hang_up();
         self.has_gone();
     }
 

@@ -6,7 +6,16 @@ use rsocket_core::transport::{Connector, Link, TransportError, TransportErrorKin
 use rsocket_transport_tcp::socket::{self, CONNECT_TIMEOUT};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{address::ShmAddress, link::link, options::ShmOptions, rendezvous};
+use crate::{
+    address::{Place, ShmAddress},
+    link::link,
+    options::ShmOptions,
+    rendezvous::{
+        self,
+        directory::{Asking, DirectoryError},
+        socket::Socket,
+    },
+};
 
 /// Connects to the [`ShmListener`](crate::ShmListener) at an address.
 ///
@@ -30,7 +39,8 @@ pub struct ShmConnector {
 }
 
 impl ShmConnector {
-    /// Connects to the socket at `address`: a path, or `"@name"`.
+    /// Connects to the socket at `address`, a path or `"@name"`, or in a
+    /// [directory](ShmAddress::directory).
     pub fn new(address: impl Into<ShmAddress>) -> Self {
         Self {
             address: address.into(),
@@ -63,21 +73,32 @@ impl ShmConnector {
             io::Error::new(error.kind(), message),
         )
     }
+
+    fn failed(&self, kind: TransportErrorKind, error: &DirectoryError) -> TransportError {
+        let message = format!("connecting to {}: {error}", self.address);
+        TransportError::new(kind, io::Error::other(message))
+    }
 }
 
 #[async_trait::async_trait]
 impl Connector for ShmConnector {
     async fn connect(&self) -> Result<Link, TransportError> {
-        if !self.address.is_valid() {
-            return Err(self.address.invalid());
-        }
-        let users = self.options.users.clone();
-        let users = users.unwrap_or_else(|| self.address.users());
+        let users = self.options.users.as_ref();
+        self.address.check(users)?;
+        let users = users.cloned().unwrap_or_else(|| self.address.users());
         let connecting = async {
-            let stream = socket::connect(&self.address.socket_path())
-                .await
-                .map_err(|error| self.unreachable(&error))?;
-            let met = rendezvous::ask(stream, &self.options, &users).await?;
+            let met = match self.address.place() {
+                Place::Socket(path) => {
+                    let stream = socket::connect(&path).await;
+                    let stream = stream.map_err(|error| self.unreachable(&error))?;
+                    rendezvous::ask(Socket::new(stream), &self.options, &users).await?
+                }
+                Place::Directory(path) => {
+                    let meeting = Asking::prepare(&path);
+                    let meeting = meeting.map_err(|error| self.failed(error.kind(), &error))?;
+                    rendezvous::ask(meeting, &self.options, &users).await?
+                }
+            };
             Ok(link(met, &self.options))
         };
         let deadline = Instant::now() + self.connect_timeout;

@@ -26,6 +26,7 @@
 //! |---|---|
 //! | `shm:/path`, `shm:///path`, `shm:relative/path` | a Unix socket with a file |
 //! | `shm:@name` | one with an abstract name |
+//! | `shm+dir:/path`, `shm+dir:///path`, `shm+dir:relative/path` | a [directory](ShmAddress::directory) of one user, for processes that have no socket in common |
 //!
 //! Behind a `?` there may be settings, see [`ShmOptions`]: `ring`, `arena` and
 //! `longest` with a number of bytes (`K` and `M` may follow), `spin=adaptive`,
@@ -45,7 +46,9 @@
 //! Regions are memfds, sealed so that they can neither shrink nor be written by
 //! anybody else, and all of their pages are there from the start: touching them
 //! cannot fail. They are exchanged over the socket, which stays open as the bell
-//! and as the sign that the peer lives.
+//! and as the sign that the peer lives. In a directory they are files, which
+//! nobody else may open, whose pages are there from the start, too, and which are
+//! removed as soon as both sides have them mapped; two pipes are the bell.
 //!
 //! # Frames
 //!
@@ -69,19 +72,30 @@
 //! memory before anybody looks at them. For peers that are known to keep the
 //! rules, [`ShmOptions::trust_peer`] saves the copy of long frames.
 //!
+//! A directory is for processes of one user, as the owners and modes of all that
+//! is opened have to show. Its files cannot be sealed, so that a process of this
+//! user that means harm, or a person with the wrong command, can cut a region
+//! short while it is open, and that ends the processes that use it by SIGBUS.
+//! They could as well send them SIGKILL. Where that is not true, because
+//! processes of one user are kept apart by other means, a directory that they
+//! share puts them at each other's mercy; a socket does not.
+//!
 //! What a peer writes can end the link with an error
 //! ([`PeerMisbehaved`](rsocket_core::transport::TransportErrorKind::PeerMisbehaved)),
-//! no more. A link costs this side its own region, one descriptor, address space
-//! for the peer's region, and at most one frame of 2^24-1 bytes for each
+//! no more. A link costs this side its own region, one descriptor (two after a
+//! meeting in a directory), address space for the peer's region, and at most one frame of 2^24-1 bytes for each
 //! direction while it passes in pieces.
 //!
 //! # When a process dies
 //!
-//! The kernel closes its socket, whatever it died of. The other side still gets
+//! The kernel closes its socket or pipe, whatever it died of. The other side still gets
 //! all frames that were sent, and then
 //! [`Lost`](rsocket_core::transport::TransportErrorKind::Lost), at once and
 //! without a timer. The dead process's memory goes with the last mapping of it. A
-//! socket file that a server left behind is replaced by the next one. A process
+//! socket file that a server left behind is replaced by the next one. In a
+//! directory, what is left of links that were up is nothing, and of meetings that
+//! were not over, what the server finds when it next looks: a client that died is
+//! cleaned up after when another comes, at the latest by the next server. A process
 //! that is stopped is not dead: it holds up its peer until it goes on, or until
 //! the keepalive of the core gives it up.
 //!
@@ -97,8 +111,8 @@
 //! # Where to read on
 //!
 //! `rendezvous` is how two processes meet, `region` makes and checks their
-//! memory, and `bell` is what the socket is afterwards. `tx` and `rx` are the
-//! halves of a link, and `spin` says how long `rx` looks before it sleeps.
+//! memory, and `bell` rings over the `line` that is left of the meeting. `tx` and
+//! `rx` are the halves of a link, and `spin` says how long `rx` looks before it sleeps.
 //!
 //! Below them, `mem` is the only module that touches raw memory; `layout` says
 //! where what lies in a region, and checks a peer's; `ring` carries frames and
@@ -114,6 +128,7 @@ mod arena;
 mod bell;
 mod connector;
 mod layout;
+mod line;
 mod link;
 mod listener;
 mod mem;
@@ -127,6 +142,8 @@ mod tx;
 
 use rsocket_core::transport::{Connector, Listener, TransportError, Transports};
 
+use self::rendezvous::directory::SCHEME;
+
 pub use self::{
     address::ShmAddress,
     connector::ShmConnector,
@@ -134,7 +151,7 @@ pub use self::{
     options::{ShmOptions, Spin, Users},
 };
 
-/// Adds the scheme of this crate: `shm`.
+/// Adds the schemes of this crate: `shm` and `shm+dir`.
 ///
 /// # Examples
 ///
@@ -146,10 +163,12 @@ pub use self::{
 ///
 /// assert!(transports.connector("shm:/run/app.sock").is_ok());
 /// assert!(transports.connector("shm:@app?ring=1M&spin=sleep").is_ok());
+/// assert!(transports.connector("shm+dir:/dev/shm/app").is_ok());
 /// assert!(transports.connector("shm:").is_err(), "nowhere");
 /// ```
 pub fn register(transports: &mut Transports) {
     transports.register("shm", shm_connector, shm_listener);
+    transports.register(SCHEME, shm_connector, shm_listener);
 }
 
 fn shm_connector(url: &str) -> Result<Box<dyn Connector>, TransportError> {

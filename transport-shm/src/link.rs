@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) fn link(met: Met, options: &ShmOptions) -> Link {
-    let mut info = LinkInfo::new("shm");
+    let mut info = LinkInfo::new(met.scheme);
     info.peer_process = Some(met.peer_process);
     let spinner = Spinner::new(options.spin);
     // The descriptor of this side's region is closed here: the mappings stay.
@@ -27,7 +27,7 @@ pub(crate) fn link(met: Met, options: &ShmOptions) -> Link {
         met.peer.clone(),
         &met.own_geometry,
     );
-    let bell = Arc::new(Bell::new(met.stream));
+    let bell = Arc::new(Bell::new(met.line));
     let consumer = if options.trusts_peer {
         // Whoever holds a payload does not hold the link.
         let weak = Arc::downgrade(&bell);

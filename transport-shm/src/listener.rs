@@ -6,10 +6,10 @@ use rsocket_core::transport::{Handshake, Listener, TransportError, TransportErro
 use rsocket_transport_tcp::socket::Socket;
 
 use crate::{
-    address::ShmAddress,
+    address::{Place, ShmAddress},
     link::link,
     options::{ShmOptions, Users},
-    rendezvous,
+    rendezvous::{self, directory::Server, socket::Socket as Meeting},
 };
 
 /// Accepts connections of processes that are to share memory with this one.
@@ -18,7 +18,8 @@ use crate::{
 /// user that this one runs as. Anybody else is told so and sent away.
 ///
 /// Dropping it removes its socket file, unless somebody has put another in its
-/// place. Links that it made live on.
+/// place, or a directory that it has made, if nothing else is in it. Links that it
+/// made live on.
 ///
 /// # Examples
 ///
@@ -34,9 +35,15 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct ShmListener {
-    socket: Socket,
+    place: Bound,
     address: ShmAddress,
     options: ShmOptions,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Socket(Socket),
+    Directory(Server),
 }
 
 impl ShmListener {
@@ -50,7 +57,8 @@ impl ShmListener {
         Self::bind_with(address, ShmOptions::new()).await
     }
 
-    /// Listens at `address`, a path or `"@name"`.
+    /// Listens at `address`: a path, `"@name"`, or a
+    /// [directory](ShmAddress::directory).
     ///
     /// A socket file that was left behind, that is, on which nobody listens, is
     /// replaced; any other file is not. Start one server at a time on a path: two
@@ -60,25 +68,35 @@ impl ShmListener {
     /// [`ShmOptions::users`] does; otherwise all may knock (mode 0666), and
     /// whoever is not among the users is refused.
     ///
+    /// A directory is made, with mode 0700, if it is not there; its parent has to
+    /// be. Of what is in it, a server that died has left what looks like its bell
+    /// and meetings that nobody holds a lock on; that is removed, and nothing
+    /// else. There can be one server at a time, however they are started.
+    ///
     /// # Errors
     ///
-    /// [`TransportErrorKind::Invalid`] when somebody listens there, or no socket
-    /// can be made there.
+    /// [`TransportErrorKind::Invalid`] when somebody listens there, when no socket
+    /// can be made there, or when the directory is not this user's alone, or is to
+    /// serve others.
     pub async fn bind_with(
         address: impl Into<ShmAddress>,
         options: ShmOptions,
     ) -> Result<Self, TransportError> {
         let address = address.into();
-        if !address.is_valid() {
-            return Err(address.invalid());
-        }
+        address.check(options.users.as_ref())?;
         let mode = match options.users {
             None | Some(Users::Same) => 0o600,
             Some(_) => 0o666,
         };
-        match Socket::bind(&address.socket_path(), Some(mode)).await {
-            Ok(socket) => Ok(Self {
-                socket,
+        let place = match address.place() {
+            Place::Socket(path) => Socket::bind(&path, Some(mode)).await.map(Bound::Socket),
+            Place::Directory(path) => Server::bind(&path)
+                .map(Bound::Directory)
+                .map_err(io::Error::other),
+        };
+        match place {
+            Ok(place) => Ok(Self {
+                place,
                 address,
                 options,
             }),
@@ -101,16 +119,27 @@ impl ShmListener {
 #[async_trait::async_trait]
 impl Listener for ShmListener {
     async fn accept(&mut self) -> Result<Handshake, TransportError> {
-        let stream = self.socket.accept(&self.address).await?;
         let options = self.options.clone();
-        Ok(Box::pin(async move {
-            let met = rendezvous::answer(stream, &options).await?;
-            Ok(link(met, &options))
-        }))
+        match &mut self.place {
+            Bound::Socket(socket) => {
+                let stream = socket.accept(&self.address).await?;
+                Ok(Box::pin(async move {
+                    let met = rendezvous::answer(Meeting::new(stream), &options).await?;
+                    Ok(link(met, &options))
+                }))
+            }
+            Bound::Directory(server) => {
+                let asked = server.accept().await?;
+                Ok(Box::pin(async move {
+                    let met = rendezvous::answer(asked.open()?, &options).await?;
+                    Ok(link(met, &options))
+                }))
+            }
+        }
     }
 
     /// With U+FFFD for what is not UTF-8 in the path.
     fn url(&self) -> String {
-        format!("shm:{}", self.address)
+        self.address.url()
     }
 }

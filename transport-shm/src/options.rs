@@ -112,7 +112,8 @@ impl ShmOptions {
     /// By default a listener, and a connector to an abstract name, which anybody
     /// may take, want the user that this process runs as ([`Users::Same`]); a
     /// connector to a path takes any, since who may put a socket there is up to
-    /// the directory.
+    /// the directory. To meet in a directory there is no choice but
+    /// [`Users::Same`].
     #[must_use]
     pub fn users(mut self, users: Users) -> Self {
         self.users = Some(users);

@@ -1,20 +1,30 @@
-//! One side's memory: a sealed memfd that its maker writes and its peer reads.
+//! One side's memory: a file that its maker writes and its peer reads.
 //!
-//! What can go wrong with memory that is shared by two processes that do not
-//! trust each other is excluded here, before a byte of it is looked at:
+//! Over a socket it is a sealed memfd. What can go wrong with memory that is
+//! shared by two processes that do not trust each other is excluded here, before
+//! a byte of it is looked at:
 //!
 //! | danger | why it cannot happen |
 //! |---|---|
-//! | the peer writes what we wrote | [`OwnRegion::create`] maps, then seals FUTURE_WRITE: nobody maps it writable again |
+//! | the peer writes what we wrote | [`OwnRegion::sealed`] maps, then seals FUTURE_WRITE: nobody maps it writable again |
 //! | the file is cut short under a mapping: SIGBUS | SHRINK is sealed, and [`map_sealed`] wants it |
 //! | a page is missing when it is touched, and there is no memory: SIGBUS | `fallocate` takes all pages at once, and the receiver counts them; FUTURE_WRITE forbids holes, too |
 //! | seals are added or the length changes between check and use | SEAL is sealed, and so is GROW |
+//!
+//! In a directory it is a file with a name for a moment, and there are no seals.
+//! Processes of the same user can write to it and cut it short, whereupon this
+//! one gets SIGBUS; they might as well send it any other signal. That others
+//! cannot is checked by `rendezvous::directory`; the pages, by [`map_file`].
 
-use std::{fs::File, io, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
-    memfd_create,
+    FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals,
+    fcntl_get_seals, fstat, memfd_create, openat,
 };
 
 use crate::{
@@ -38,18 +48,36 @@ pub(crate) struct OwnRegion {
 }
 
 impl OwnRegion {
-    /// A fresh region, with its header written and all of it in memory.
+    /// A fresh region without a name, with its header written and all of it in
+    /// memory.
     ///
     /// # Errors
     ///
     /// When the machine, or this process, has no more memory or descriptors.
-    pub(crate) fn create(geometry: &Geometry) -> io::Result<Self> {
+    pub(crate) fn sealed(geometry: &Geometry) -> io::Result<Self> {
+        let region = Self::fill(File::from(memfd()?), geometry)?;
+        fcntl_add_seals(&region.file, SEALS)?;
+        Ok(region)
+    }
+
+    /// The same in a new file in `dir`, for this user only.
+    ///
+    /// # Errors
+    ///
+    /// As above, and when the file system is full or the file exists. There may be
+    /// a file then all the same.
+    pub(crate) fn file(dir: impl AsFd, name: &str, geometry: &Geometry) -> io::Result<Self> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+        Self::fill(File::from(file), geometry)
+    }
+
+    fn fill(file: File, geometry: &Geometry) -> io::Result<Self> {
         let len = geometry.region_len();
-        let file = File::from(memfd()?);
         // Unlike `set_len`, it fails here and now if there is not enough.
         fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
         let (words, data) = map_own(&file, len, CONTROL_LEN)?;
-        fcntl_add_seals(&file, SEALS)?;
         format(&words, geometry, 0);
         Ok(Self { words, data, file })
     }
@@ -75,7 +103,19 @@ pub(crate) fn map_sealed(fd: OwnedFd, len: usize) -> Result<MappedPeer, RegionEr
             missing: SEALS.difference(seals).bits(),
         });
     }
-    let found = fstat(&file).map_err(io::Error::from)?;
+    map_whole(&file, len)
+}
+
+/// Maps a file of the peer's as a region of `len` bytes, read-only.
+///
+/// It may be cut short later: see the module's documentation.
+pub(crate) fn map_file(fd: OwnedFd, len: usize) -> Result<MappedPeer, RegionError> {
+    map_whole(&File::from(fd), len)
+}
+
+/// Maps a file if it is as long as it should be, and all there.
+fn map_whole(file: &File, len: usize) -> Result<MappedPeer, RegionError> {
+    let found = fstat(file).map_err(io::Error::from)?;
     if u64::try_from(found.st_size) != Ok(len as u64) {
         return Err(RegionError::Length {
             said: len,
@@ -87,7 +127,7 @@ pub(crate) fn map_sealed(fd: OwnedFd, len: usize) -> Result<MappedPeer, RegionEr
     if allocated < len as u64 {
         return Err(RegionError::Sparse { len, allocated });
     }
-    Ok(map_peer(&file, len)?)
+    Ok(map_peer(file, len)?)
 }
 
 /// Why what the peer sent will not do.
@@ -130,7 +170,7 @@ mod tests {
     #[test]
     fn the_peer_maps_what_the_owner_made() {
         let geometry = Geometry::default();
-        let own = OwnRegion::create(&geometry).unwrap();
+        let own = OwnRegion::sealed(&geometry).unwrap();
         let fd = own.file.try_clone().unwrap().into();
         let peer = map_sealed(fd, geometry.region_len()).unwrap();
         let header = check(&peer, geometry.region_len()).unwrap();
@@ -139,7 +179,7 @@ mod tests {
 
     #[test]
     fn nobody_can_write_shorten_lengthen_or_punch_what_is_sealed() {
-        let own = OwnRegion::create(&Geometry::default()).unwrap();
+        let own = OwnRegion::sealed(&Geometry::default()).unwrap();
         let file = &own.file;
         assert!(file.set_len(0).is_err());
         assert!(file.set_len(1 << 40).is_err());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rsocket_core::testkit::conformance::Medium;
-use rsocket_transport_shm::{ShmConnector, ShmListener, ShmOptions, Spin};
+use rsocket_transport_shm::{ShmAddress, ShmConnector, ShmListener, ShmOptions, Spin};
 
 fn path() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -17,10 +17,13 @@ fn path() -> PathBuf {
 }
 
 async fn pair_with(options: ShmOptions) -> (ShmConnector, ShmListener) {
-    let path = path();
-    let listener = ShmListener::bind_with(&path, options.clone()).await;
+    pair_at(path().into(), options).await
+}
+
+async fn pair_at(address: ShmAddress, options: ShmOptions) -> (ShmConnector, ShmListener) {
+    let listener = ShmListener::bind_with(address.clone(), options.clone()).await;
     let listener = listener.expect("a fresh path");
-    (ShmConnector::new(path).options(options), listener)
+    (ShmConnector::new(address).options(options), listener)
 }
 
 /// The ring and the arena.
@@ -71,6 +74,31 @@ mod ring_only {
         medium = medium();
         async fn pair() -> (ShmConnector, ShmListener) {
             pair_with(ShmOptions::new().ring_len(4 << 20).arena_len(0)).await
+        }
+    }
+}
+
+/// By name in a directory, and pipes for a bell.
+mod directory {
+    use super::*;
+
+    rsocket_core::transport_conformance! {
+        medium = medium();
+        async fn pair() -> (ShmConnector, ShmListener) {
+            pair_at(ShmAddress::directory(path()), ShmOptions::new()).await
+        }
+    }
+}
+
+/// The same, each wait through the kernel.
+mod directory_sleeping {
+    use super::*;
+
+    rsocket_core::transport_conformance! {
+        medium = medium();
+        async fn pair() -> (ShmConnector, ShmListener) {
+            let options = ShmOptions::new().spin(Spin::Sleep);
+            pair_at(ShmAddress::directory(path()), options).await
         }
     }
 }

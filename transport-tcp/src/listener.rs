@@ -161,7 +161,7 @@ fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 
 /// What a listener does about failures of `accept`.
 #[derive(Debug, Default)]
-pub(crate) struct Pause {
+pub struct Pause {
     /// Kept here and not in a future, so that a caller that drops `accept` and
     /// calls it again does not turn the pause into a spin.
     until: Option<Instant>,
@@ -169,7 +169,11 @@ pub(crate) struct Pause {
 
 impl Pause {
     /// Waits until it is worth trying again.
-    pub(crate) async fn over(&mut self) {
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: it goes on to wait when it is called again.
+    pub async fn over(&mut self) {
         if let Some(until) = self.until {
             sleep_until(until).await;
             self.until = None;
@@ -177,7 +181,11 @@ impl Pause {
     }
 
     /// Passes on what ends the listener, and notes what does not.
-    pub(crate) fn judge(
+    ///
+    /// # Errors
+    ///
+    /// [`TransportErrorKind::Invalid`] when the listener cannot go on.
+    pub fn judge(
         &mut self,
         error: io::Error,
         listener: &(dyn fmt::Display + Sync),

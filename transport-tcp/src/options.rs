@@ -12,7 +12,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// The usual 128 is filled by a few hundred clients that come back together
 /// after a restart; each of them would then wait a second for its next SYN.
-pub(crate) const BACKLOG: u32 = 1024;
+pub const BACKLOG: u32 = 1024;
 
 /// The longest frame that three bytes of length can announce.
 const LONGEST_FRAME: usize = 0x00FF_FFFF;

@@ -20,9 +20,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{listener::Pause, options::BACKLOG};
-
-pub use crate::options::CONNECT_TIMEOUT;
+pub use crate::{
+    listener::Pause,
+    options::{BACKLOG, CONNECT_TIMEOUT},
+};
 
 /// How long a connector waits before it tries again where the listener's backlog
 /// is full, which Linux reports at once instead of waiting as it does for TCP.

@@ -1,9 +1,8 @@
-//! How two processes come to share memory: over a Unix socket, in one message
-//! each way.
+//! How two processes come to share memory: in one message each way.
 //!
 //! ```text
 //! client                                          server
-//!   | -- hello: version, limit; its region ------> |  who is it? (SO_PEERCRED)
+//!   | -- hello: version, limit; its region ------> |  who is it?
 //!   |                                              |  version, length, seals, header
 //!   | <----- accept: version, limit; its region -- |  the link is up here,
 //!   | <- or refuse: version, why ----------------- |  or the connection is closed
@@ -12,32 +11,34 @@
 //! ```
 //!
 //! A server makes its region only once it has checked the client's, so that it
-//! spends no memory on strangers. From here on the socket is the bell.
+//! spends no memory on strangers. What messages and regions go over is a
+//! [`Medium`]: a [`socket`], where the kernel says who the peer is and regions
+//! are sealed, or a [`directory`], to which other users have no access. From here
+//! on it is the line that the bell rings over.
 
+pub(crate) mod directory;
 mod message;
-mod socket;
+pub(crate) mod socket;
 
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::io;
 
 use rsocket_core::transport::{PeerProcess, TransportError, TransportErrorKind};
-use rustix::net::sockopt::socket_peercred;
-use tokio::net::UnixStream;
 
-use self::message::{Body, Garbage, Message, Refusal, VERSION, Version};
+use self::directory::DirectoryError;
+use self::message::{Body, Garbage, MESSAGE_LEN, Message, Refusal, VERSION, Version};
 use crate::{
     layout::{Geometry, Header, LayoutError, check},
+    line::Line,
     mem::MappedPeer,
     options::{ShmOptions, Users},
-    region::{OwnRegion, RegionError, map_sealed},
+    region::{OwnRegion, RegionError},
 };
 
 /// What both sides have after the rendezvous.
 #[derive(Debug)]
 pub(crate) struct Met {
-    pub(crate) stream: UnixStream,
+    pub(crate) scheme: &'static str,
+    pub(crate) line: Line,
     pub(crate) own: OwnRegion,
     pub(crate) own_geometry: Geometry,
     pub(crate) peer: MappedPeer,
@@ -45,33 +46,66 @@ pub(crate) struct Met {
     pub(crate) peer_process: PeerProcess,
 }
 
-/// The client's part, on a socket that was just connected.
+/// What messages and regions pass over, from one side.
+pub(crate) trait Medium {
+    /// Of the URLs that lead here.
+    const SCHEME: &'static str;
+
+    /// Who is at the other end.
+    fn peer_process(&self) -> io::Result<PeerProcess>;
+
+    /// Makes the region that goes along with a message.
+    fn make_region(&mut self, geometry: &Geometry) -> io::Result<OwnRegion>;
+
+    /// Sends a message, with this side's region or without.
+    async fn send(
+        &mut self,
+        message: &[u8; MESSAGE_LEN],
+        region: Option<&OwnRegion>,
+    ) -> io::Result<()>;
+
+    /// Receives a message, and whatever came along, which is kept.
+    async fn recv(&mut self) -> io::Result<[u8; MESSAGE_LEN]>;
+
+    /// Checks and maps the region of `len` bytes that should have come along.
+    fn map_region(&mut self, len: usize) -> Result<MappedPeer, RendezvousError>;
+
+    /// Leaves nothing behind of the meeting but the line: after both sides have
+    /// the other's region.
+    async fn settle(&mut self) -> io::Result<()>;
+
+    fn into_line(self) -> Line;
+
+    fn error(error: io::Error) -> RendezvousError;
+}
+
+/// The client's part.
 ///
 /// `users` are those whose processes may be the server.
-pub(crate) async fn ask(
-    stream: UnixStream,
+pub(crate) async fn ask<M: Medium>(
+    mut medium: M,
     options: &ShmOptions,
     users: &Users,
 ) -> Result<Met, RendezvousError> {
-    let peer_process = peer_process(&stream)?;
+    let peer_process = medium.peer_process().map_err(M::error)?;
     if !users.include(peer_process.uid) {
         return Err(RendezvousError::User {
             uid: peer_process.uid,
         });
     }
     let own_geometry = options.geometry();
-    let own = make_region(&own_geometry)?;
+    let own = make_region(&mut medium, &own_geometry)?;
     let hello = message(
         options,
         Body::Hello {
             region_len: own_geometry.region_len() as u64,
         },
     );
-    let sent = socket::send(&stream, &hello.encode(), Some(&own.file)).await;
+    let sent = medium.send(&hello.encode(), Some(&own)).await;
     // A server that refuses a user does not wait for what it has to say.
-    let (answer, descriptors) = match (socket::recv(&stream).await, sent) {
+    let answer = match (medium.recv().await, sent) {
         (Ok(answer), _) => answer,
-        (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(RendezvousError::Socket(error)),
+        (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(M::error(error)),
     };
     let answer = Message::decode(&answer)?;
     if answer.version.major != VERSION.major {
@@ -90,9 +124,11 @@ pub(crate) async fn ask(
         }
         Body::Hello { .. } => return Err(RendezvousError::OutOfTurn),
     };
-    let (peer, header) = peer_region(options, region_len, descriptors)?;
+    let (peer, header) = peer_region(&mut medium, options, region_len)?;
+    medium.settle().await.map_err(M::error)?;
     Ok(Met {
-        stream,
+        scheme: M::SCHEME,
+        line: medium.into_line(),
         own,
         own_geometry,
         peer,
@@ -101,19 +137,19 @@ pub(crate) async fn ask(
     })
 }
 
-/// The server's part, on a socket that was just accepted.
-pub(crate) async fn answer(
-    stream: UnixStream,
+/// The server's part.
+pub(crate) async fn answer<M: Medium>(
+    mut medium: M,
     options: &ShmOptions,
 ) -> Result<Met, RendezvousError> {
-    let met = try_answer(&stream, options).await;
+    let met = try_answer(&mut medium, options).await;
     let (own, own_geometry, peer, peer_geometry, peer_process) = match met {
         Ok(met) => met,
         Err(error) => {
             if let Some(why) = error.refusal() {
                 let refusal = message(options, Body::Refuse { why });
-                // As far as the socket goes: the error tells more than this one.
-                let _ = socket::send(&stream, &refusal.encode(), None).await;
+                // As far as that goes: the error tells more than this one.
+                let _ = medium.send(&refusal.encode(), None).await;
             }
             return Err(error);
         }
@@ -124,11 +160,12 @@ pub(crate) async fn answer(
             region_len: own_geometry.region_len() as u64,
         },
     );
-    socket::send(&stream, &accept.encode(), Some(&own.file))
-        .await
-        .map_err(RendezvousError::Socket)?;
+    let sent = medium.send(&accept.encode(), Some(&own)).await;
+    sent.map_err(M::error)?;
+    medium.settle().await.map_err(M::error)?;
     Ok(Met {
-        stream,
+        scheme: M::SCHEME,
+        line: medium.into_line(),
         own,
         own_geometry,
         peer,
@@ -139,17 +176,18 @@ pub(crate) async fn answer(
 
 type Half = (OwnRegion, Geometry, MappedPeer, Geometry, PeerProcess);
 
-async fn try_answer(stream: &UnixStream, options: &ShmOptions) -> Result<Half, RendezvousError> {
-    let peer_process = peer_process(stream)?;
+async fn try_answer<M: Medium>(
+    medium: &mut M,
+    options: &ShmOptions,
+) -> Result<Half, RendezvousError> {
+    let peer_process = medium.peer_process().map_err(M::error)?;
     let users = options.users.as_ref().unwrap_or(&Users::Same);
     if !users.include(peer_process.uid) {
         return Err(RendezvousError::User {
             uid: peer_process.uid,
         });
     }
-    let (hello, descriptors) = socket::recv(stream)
-        .await
-        .map_err(RendezvousError::Socket)?;
+    let hello = medium.recv().await.map_err(M::error)?;
     let hello = Message::decode(&hello)?;
     if hello.version.major != VERSION.major {
         return Err(RendezvousError::Version {
@@ -159,7 +197,7 @@ async fn try_answer(stream: &UnixStream, options: &ShmOptions) -> Result<Half, R
     let Body::Hello { region_len } = hello.body else {
         return Err(RendezvousError::OutOfTurn);
     };
-    let (peer, header) = peer_region(options, region_len, descriptors)?;
+    let (peer, header) = peer_region(medium, options, region_len)?;
     let own_geometry = options.geometry();
     if own_geometry.region_len() as u64 > hello.longest_region {
         return Err(RendezvousError::OwnTooLong {
@@ -167,7 +205,7 @@ async fn try_answer(stream: &UnixStream, options: &ShmOptions) -> Result<Half, R
             limit: hello.longest_region,
         });
     }
-    let own = make_region(&own_geometry)?;
+    let own = make_region(medium, &own_geometry)?;
     Ok((own, own_geometry, peer, header.geometry, peer_process))
 }
 
@@ -179,41 +217,31 @@ fn message(options: &ShmOptions, body: Body) -> Message {
     }
 }
 
-fn make_region(geometry: &Geometry) -> Result<OwnRegion, RendezvousError> {
-    OwnRegion::create(geometry).map_err(|error| RendezvousError::NoRoom {
+fn make_region<M: Medium>(
+    medium: &mut M,
+    geometry: &Geometry,
+) -> Result<OwnRegion, RendezvousError> {
+    let made = medium.make_region(geometry);
+    made.map_err(|error| RendezvousError::NoRoom {
         len: geometry.region_len(),
         error,
     })
 }
 
 /// Checks and maps what came with the peer's message.
-fn peer_region(
+fn peer_region<M: Medium>(
+    medium: &mut M,
     options: &ShmOptions,
     len: u64,
-    mut descriptors: Vec<OwnedFd>,
 ) -> Result<(MappedPeer, Header), RendezvousError> {
     let limit = options.longest_peer_region;
     let len = usize::try_from(len)
         .ok()
         .filter(|len| *len <= limit)
         .ok_or(RendezvousError::TooLong { len, limit })?;
-    let (Some(descriptor), true) = (descriptors.pop(), descriptors.is_empty()) else {
-        return Err(RendezvousError::Descriptors);
-    };
-    let peer = map_sealed(descriptor, len)?;
+    let peer = medium.map_region(len)?;
     let header = check(&peer, len)?;
     Ok((peer, header))
-}
-
-fn peer_process(stream: &UnixStream) -> Result<PeerProcess, RendezvousError> {
-    let peer =
-        socket_peercred(stream.as_fd()).map_err(|error| RendezvousError::Socket(error.into()))?;
-    let pid = peer.pid.as_raw_nonzero().get();
-    Ok(PeerProcess::new(
-        peer.uid.as_raw(),
-        peer.gid.as_raw(),
-        Some(pid),
-    ))
 }
 
 /// Why there is no link.
@@ -250,6 +278,10 @@ pub(crate) enum RendezvousError {
     NoRoom { len: usize, error: io::Error },
     #[error("meeting over the socket: {0}")]
     Socket(io::Error),
+    #[error("meeting in the directory: {0}")]
+    Directory(io::Error),
+    #[error("the peer's files: {0}")]
+    File(DirectoryError),
 }
 
 impl From<LayoutError> for RendezvousError {
@@ -267,9 +299,16 @@ impl RendezvousError {
             Self::TooLong { .. } => Some(Refusal::TooLong),
             Self::OwnTooLong { .. } => Some(Refusal::TooShort),
             Self::NoRoom { .. } | Self::Region(RegionError::Map(_)) => Some(Refusal::NoRoom),
-            Self::Descriptors | Self::Region(_) | Self::Layout(_) => Some(Refusal::BadRegion),
+            Self::File(error) if error.is_of_this_side() => Some(Refusal::NoRoom),
+            Self::Descriptors | Self::File(_) | Self::Region(_) | Self::Layout(_) => {
+                Some(Refusal::BadRegion)
+            }
             // Whatever it is, it would not understand.
-            Self::Garbage(_) | Self::OutOfTurn | Self::Refused { .. } | Self::Socket(_) => None,
+            Self::Garbage(_)
+            | Self::OutOfTurn
+            | Self::Refused { .. }
+            | Self::Socket(_)
+            | Self::Directory(_) => None,
         }
     }
 
@@ -294,14 +333,16 @@ impl RendezvousError {
                 why: Refusal::NoRoom,
                 ..
             } => TransportErrorKind::Unreachable,
+            Self::File(error) if error.is_of_this_side() => TransportErrorKind::Unreachable,
             Self::User { .. }
             | Self::TooLong { .. }
             | Self::Descriptors
+            | Self::File(_)
             | Self::Region(_)
             | Self::Layout(_)
             | Self::Garbage(_)
             | Self::OutOfTurn => TransportErrorKind::PeerMisbehaved,
-            Self::Socket(_) => TransportErrorKind::Lost,
+            Self::Socket(_) | Self::Directory(_) => TransportErrorKind::Lost,
         }
     }
 }

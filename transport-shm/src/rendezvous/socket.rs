@@ -1,4 +1,6 @@
-//! One message, and a descriptor with it, over a Unix socket.
+//! Over a Unix socket: messages as they are, and a region as a descriptor of
+//! sealed memory beside the first byte of one. Who is there, the kernel says
+//! (SO_PEERCRED).
 
 use std::{
     fs::File,
@@ -7,23 +9,100 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
+use rsocket_core::transport::PeerProcess;
 use rustix::{
     cmsg_space,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt::socket_peercred,
     },
 };
 use tokio::{io::Interest, net::UnixStream};
 
-use super::message::MESSAGE_LEN;
+use super::{Medium, RendezvousError, message::MESSAGE_LEN};
+use crate::{
+    layout::Geometry,
+    line::Line,
+    mem::MappedPeer,
+    region::{OwnRegion, map_sealed},
+};
 
 /// Descriptors that are taken with one message; the kernel closes others. More
 /// than the one that is right, so that two are noticed.
 const MOST_DESCRIPTORS: usize = 2;
 
+/// Either side's end.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: UnixStream,
+    /// What came with the last message.
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Socket {
+    /// Of a stream that was just connected or accepted.
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            descriptors: Vec::new(),
+        }
+    }
+}
+
+impl Medium for Socket {
+    const SCHEME: &'static str = "shm";
+
+    fn peer_process(&self) -> io::Result<PeerProcess> {
+        let peer = socket_peercred(self.stream.as_fd())?;
+        let pid = peer.pid.as_raw_nonzero().get();
+        Ok(PeerProcess::new(
+            peer.uid.as_raw(),
+            peer.gid.as_raw(),
+            Some(pid),
+        ))
+    }
+
+    fn make_region(&mut self, geometry: &Geometry) -> io::Result<OwnRegion> {
+        OwnRegion::sealed(geometry)
+    }
+
+    async fn send(
+        &mut self,
+        message: &[u8; MESSAGE_LEN],
+        region: Option<&OwnRegion>,
+    ) -> io::Result<()> {
+        send(&self.stream, message, region.map(|region| &region.file)).await
+    }
+
+    async fn recv(&mut self) -> io::Result<[u8; MESSAGE_LEN]> {
+        let (message, descriptors) = recv(&self.stream).await?;
+        self.descriptors = descriptors;
+        Ok(message)
+    }
+
+    fn map_region(&mut self, len: usize) -> Result<MappedPeer, RendezvousError> {
+        let (Some(descriptor), true) = (self.descriptors.pop(), self.descriptors.is_empty()) else {
+            return Err(RendezvousError::Descriptors);
+        };
+        Ok(map_sealed(descriptor, len)?)
+    }
+
+    /// Descriptors have no names, so nothing is there.
+    async fn settle(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn into_line(self) -> Line {
+        Line::Socket(self.stream)
+    }
+
+    fn error(error: io::Error) -> RendezvousError {
+        RendezvousError::Socket(error)
+    }
+}
+
 /// Sends `message`, and `file` with its first byte.
-pub(super) async fn send(
+async fn send(
     stream: &UnixStream,
     message: &[u8; MESSAGE_LEN],
     file: Option<&File>,
@@ -60,7 +139,7 @@ fn send_some(stream: &UnixStream, bytes: &[u8], file: Option<&File>) -> io::Resu
 /// A message and the descriptors that came with it.
 ///
 /// It takes no byte that follows.
-pub(super) async fn recv(stream: &UnixStream) -> io::Result<([u8; MESSAGE_LEN], Vec<OwnedFd>)> {
+async fn recv(stream: &UnixStream) -> io::Result<([u8; MESSAGE_LEN], Vec<OwnedFd>)> {
     let mut message = [0; MESSAGE_LEN];
     let mut descriptors = Vec::new();
     let mut rest = &mut message[..];
