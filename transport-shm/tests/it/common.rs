@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -19,6 +19,15 @@ impl Dir {
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();
         Self(path)
+    }
+
+    /// What is in it, in order.
+    pub(crate) fn names(path: &Path) -> Vec<String> {
+        let entries = fs::read_dir(path).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().display().to_string());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 )]
 
 mod common;
+mod directory;
 mod links;
 mod meeting;
 mod sockets;

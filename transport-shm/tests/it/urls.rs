@@ -17,6 +17,9 @@ fn good_urls_are_understood() {
         "shm:///run/app.sock",
         "shm:app.sock",
         "shm:@app",
+        "shm+dir:/dev/shm/app",
+        "shm+dir:///dev/shm/app",
+        "shm+dir:app?ring=4096&users=same",
         "shm:@app?ring=4096&arena=0",
         "shm:@app?ring=1M&arena=64K&longest=1M",
         "shm:/run/app.sock?spin=poll&users=any",
@@ -46,6 +49,11 @@ async fn bad_urls_are_invalid_and_name_what_is_expected() {
         "shm:/a?users=root",
         "shm:/a?trust=yes",
         "shm:/a\0b",
+        "shm+dir:",
+        "shm+dir:@app",
+        "shm+dir://host/path",
+        "shm+dir:/a\0b",
+        "shm+dir:/a?ring=4095",
     ] {
         let error = transports().connector(url).err().expect(url);
         assert_eq!(error.kind(), TransportErrorKind::Invalid);

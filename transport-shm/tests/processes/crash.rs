@@ -2,14 +2,18 @@
 
 use std::{
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use rsocket_core::{
     testkit::{Random, seeds},
-    transport::{Link, Listener as _, Received, TransportErrorKind},
+    transport::{Connector as _, Link, Listener as _, Received, TransportErrorKind},
 };
-use rsocket_transport_shm::ShmListener;
+use rsocket_transport_shm::{ShmAddress, ShmConnector, ShmListener};
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
@@ -70,22 +74,62 @@ async fn survive(link: Link, actor: &Actor, after: Duration, seed: u64) -> Durat
     killed.elapsed()
 }
 
-/// Kills clients and servers by turns, at random instants from before the
-/// rendezvous to the middle of a busy link, and leaves nothing behind.
+/// Where clients and servers are killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Sockets,
+    Directories,
+}
+
+impl At {
+    fn address(self, path: &Path) -> ShmAddress {
+        match self {
+            Self::Sockets => path.into(),
+            Self::Directories => ShmAddress::directory(path),
+        }
+    }
+
+    /// As roles take it.
+    fn word(self, path: &Path) -> String {
+        match self {
+            Self::Sockets => path.display().to_string(),
+            Self::Directories => format!("dir:{}", path.display()),
+        }
+    }
+
+    /// Links that are up have left nothing at `path`.
+    fn check(self, path: &Path, seed: u64) {
+        if self == Self::Directories {
+            assert_eq!(Dir::names(path), ["bell"], "seed {seed}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_survives_notices_soon_and_loses_nothing_but_the_link() {
+    survivors(At::Sockets).await;
+}
+
+#[tokio::test]
+async fn who_survives_a_link_that_began_in_a_directory_notices_soon_too() {
+    survivors(At::Directories).await;
+}
+
+/// Kills clients and servers by turns, at random instants from before the
+/// rendezvous to the middle of a busy link, and leaves nothing behind.
+async fn survivors(at: At) {
     let _alone = ALONE.lock().await;
     let seed = seeds(1)[0];
     let mut random = Random::new(seed);
     let dir = Dir::new();
     let (clients, servers) = (dir.0.join("clients"), dir.0.join("servers"));
-    let mut listener = ShmListener::bind(&clients).await.unwrap();
+    let mut listener = ShmListener::bind(at.address(&clients)).await.unwrap();
     let idle = Held::now();
     let (mut linked, mut longest) = (0, Duration::ZERO);
     for n in 0..times() {
         let after = Duration::from_micros(random.within(0..=30_000) as u64);
         if n % 2 == 0 {
-            let mut actor = Actor::start(&format!("pump {}", clients.display()));
+            let mut actor = Actor::start(&format!("pump {}", at.word(&clients)));
             let early = random.once_in(4);
             if early {
                 // While it starts, connects, or meets.
@@ -105,13 +149,15 @@ async fn who_survives_notices_soon_and_loses_nothing_but_the_link() {
                 continue;
             };
             linked += 1;
+            at.check(&clients, seed);
             let after = if early { Duration::ZERO } else { after };
             longest = longest.max(survive(link, &actor, after, seed).await);
         } else {
-            // It replaces the file that the one before it left behind.
-            let actor = Actor::start(&format!("pump-server {}", servers.display()));
-            let link = connect(&servers.display().to_string()).await;
+            // It replaces the files that the one before it left behind.
+            let actor = Actor::start(&format!("pump-server {}", at.word(&servers)));
+            let link = connect(&at.word(&servers)).await;
             linked += 1;
+            at.check(&servers, seed);
             longest = longest.max(survive(link, &actor, after, seed).await);
         }
     }
@@ -124,6 +170,81 @@ async fn who_survives_notices_soon_and_loses_nothing_but_the_link() {
         left.descriptors <= idle.descriptors + 4,
         "{left:?} were {idle:?}"
     );
+    if at == At::Directories {
+        // The next of each kind removes what there is of the last.
+        drop(listener);
+        for path in [&clients, &servers] {
+            drop(ShmListener::bind(at.address(path)).await.unwrap());
+            if path.exists() {
+                assert_eq!(Dir::names(path), [""; 0], "seed {seed}");
+            }
+        }
+    }
+}
+
+/// Clients that are killed and a server that is, all at random instants while
+/// they meet: what they leave, the next server removes, and no client waits for
+/// a server that is gone.
+#[tokio::test]
+async fn what_meetings_of_the_dead_leave_in_a_directory_the_next_server_removes() {
+    let _alone = ALONE.lock().await;
+    let seed = seeds(1)[0];
+    let mut random = Random::new(seed);
+    let dir = Dir::new();
+    let path = dir.0.join("app");
+    let role = At::Directories.word(&path);
+    let address = ShmAddress::directory(&path);
+    let (mut met, mut left, mut longest) = (0, 0, Duration::ZERO);
+    for _ in 0..times() / 4 {
+        let server = Actor::start(&format!("serve {role}"));
+        let clients: Vec<_> = (0..3)
+            .map(|_| Actor::start(&format!("pump {role}")))
+            .collect();
+        let connector = ShmConnector::new(address.clone());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let is_killed = Arc::clone(&is_over);
+        let connecting = tokio::spawn(async move {
+            let mut links = Vec::new();
+            loop {
+                let begin = Instant::now();
+                match connector.connect().await {
+                    Ok(link) => links.push(link),
+                    Err(_) if is_killed.load(Ordering::Relaxed) => return (links, begin.elapsed()),
+                    Err(_) => sleep(Duration::from_millis(1)).await,
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        // From the first meeting on.
+        while Dir::names(dir.0.as_path()).is_empty() {
+            sleep(Duration::from_micros(200)).await;
+        }
+        sleep(Duration::from_millis(5)).await;
+        for client in &clients {
+            sleep(Duration::from_micros(random.within(0..=8_000) as u64)).await;
+            client.signal(Signal::KILL);
+        }
+        sleep(Duration::from_micros(random.within(0..=8_000) as u64)).await;
+        server.signal(Signal::KILL);
+        is_over.store(true, Ordering::Relaxed);
+        let ended = timeout(SOON, connecting).await;
+        let (links, took) = ended.expect("nobody waits for the dead").unwrap();
+        // Their locks end with them, which may be after the signal.
+        drop((server, clients));
+        met += links.len();
+        longest = longest.max(took);
+        drop(links);
+        left += Dir::names(&path)
+            .iter()
+            .filter(|name| *name != "bell")
+            .count();
+
+        let listener = ShmListener::bind(address.clone()).await.unwrap();
+        assert_eq!(Dir::names(&path), ["bell"], "seed {seed}");
+        drop(listener);
+    }
+    println!("{met} links, {left} meetings were left, failed within {longest:?}");
+    assert!(met > 0, "seed {seed}");
 }
 
 #[tokio::test]

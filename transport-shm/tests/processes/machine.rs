@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rsocket_core::transport::{Connector as _, TransportErrorKind};
-use rsocket_transport_shm::{ShmConnector, ShmListener, ShmOptions, Spin};
+use rsocket_transport_shm::{ShmAddress, ShmConnector, ShmListener, ShmOptions, Spin};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::{
@@ -87,4 +87,51 @@ async fn a_server_without_memory_says_so_and_goes_on() {
         let said = server.says();
         assert!(said.contains("making a region of 134"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_client_whose_file_system_is_full_says_so_and_leaves_nothing() {
+    let dir = Dir::new();
+    let path = dir.0.join("app");
+    let mut listener = ShmListener::bind(ShmAddress::directory(&path))
+        .await
+        .unwrap();
+    let role = format!("full-disk dir:{}", path.display());
+    let said = Actor::start_unlimited(&role).says();
+    assert!(said.starts_with("Unreachable"), "{said}");
+    assert!(said.contains("making a region of 4"), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+    assert_eq!(Dir::names(&path), ["bell"]);
+    pair(
+        &mut listener,
+        &ShmConnector::new(ShmAddress::directory(&path)),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_whose_file_system_is_full_says_so_and_goes_on() {
+    let dir = Dir::new();
+    let path = dir.0.join("app");
+    let role = format!("full-disk-server dir:{}", path.display());
+    let mut server = Actor::start_unlimited(&role);
+    let connector = ShmConnector::new(ShmAddress::directory(&path));
+    let begin = Instant::now();
+    for _ in 0..2 {
+        let text = loop {
+            let error = connector.connect().await.unwrap_err();
+            assert_eq!(error.kind(), TransportErrorKind::Unreachable);
+            let text = chain(&error);
+            if !text.contains("connecting to") {
+                break text;
+            }
+            // It has not started yet.
+            assert!(begin.elapsed() < Duration::from_secs(30), "{text}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert!(text.contains("no memory for another link"), "{text}");
+        let said = server.says();
+        assert!(said.contains("making a region of 4"), "{said}");
+    }
+    assert_eq!(Dir::names(&path), ["bell"]);
 }

@@ -10,7 +10,7 @@ use rsocket_core::{
     testkit::Random,
     transport::{Connector as _, FrameRx, FrameTx, Link, Listener as _, Received},
 };
-use rsocket_transport_shm::{ShmConnector, ShmListener, ShmOptions};
+use rsocket_transport_shm::{ShmAddress, ShmConnector, ShmListener, ShmOptions};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::common::*;
@@ -33,13 +33,24 @@ fn a_role_is_played() {
             ["pump", address] => pump(connect(address).await, 1).await,
             ["pump-server", address] => pump(accept(address).await, 2).await,
             ["echo", address] => echo(accept(address).await).await,
+            ["serve", address] => serve(address).await,
             ["lie", address, seed] => crate::liar::lie(address, seed.parse().unwrap()).await,
             ["one-core", spin] => crate::machine::one_core(spin).await,
             ["no-room", address] => no_room(address).await,
             ["no-room-server", address] => no_room_server(address).await,
+            ["full-disk", address] => full_disk(address).await,
+            ["full-disk-server", address] => full_disk_server(address).await,
             _ => panic!("no role: {line}"),
         }
     });
+}
+
+/// The address in a line: a directory's begins with `dir:`.
+fn address(text: &str) -> ShmAddress {
+    match text.strip_prefix("dir:") {
+        Some(path) => ShmAddress::directory(path),
+        None => text.into(),
+    }
 }
 
 /// A process in a role, which does not outlive its test.
@@ -50,7 +61,20 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn start(role: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::start_by(Command::new(std::env::current_exe().unwrap()), role)
+    }
+
+    /// One whom the system does not kill for writing too long a file.
+    pub(crate) fn start_unlimited(role: &str) -> Self {
+        let mut shell = Command::new("sh");
+        // What a shell ignores, the program that takes its place ignores, too.
+        shell.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]);
+        shell.arg(std::env::current_exe().unwrap());
+        Self::start_by(shell, role)
+    }
+
+    fn start_by(mut command: Command, role: &str) -> Self {
+        let mut child = command
             .args(["--exact", "role::a_role_is_played", "--nocapture"])
             .env(ROLE, role)
             .stdout(Stdio::piped())
@@ -101,8 +125,8 @@ pub(crate) async fn connect(address: &str) -> Link {
     connect_with(address, ShmOptions::new()).await
 }
 
-pub(crate) async fn connect_with(address: &str, options: ShmOptions) -> Link {
-    let connector = ShmConnector::new(address).options(options);
+pub(crate) async fn connect_with(text: &str, options: ShmOptions) -> Link {
+    let connector = ShmConnector::new(address(text)).options(options);
     let begin = Instant::now();
     loop {
         match connector.connect().await {
@@ -117,13 +141,24 @@ pub(crate) async fn connect_with(address: &str, options: ShmOptions) -> Link {
     }
 }
 
-async fn accept(address: &str) -> Link {
-    let mut listener = ShmListener::bind(address).await.unwrap();
+async fn accept(text: &str) -> Link {
+    let mut listener = ShmListener::bind(address(text)).await.unwrap();
     let link = listener.accept().await.unwrap().await.unwrap();
     // The socket's file is to be found by whoever comes after us, if we are
     // killed.
     std::mem::forget(listener);
     link
+}
+
+/// Meets whoever comes, and keeps all links.
+async fn serve(text: &str) {
+    let mut listener = ShmListener::bind(address(text)).await.unwrap();
+    let mut links = Vec::new();
+    loop {
+        if let Ok(link) = listener.accept().await.unwrap().await {
+            links.push(link);
+        }
+    }
 }
 
 /// Sends and receives for as long as it goes.
@@ -215,4 +250,29 @@ async fn no_room_server(address: &str) {
         let accepted = listener.accept().await.unwrap().await;
         say(&chain(&accepted.unwrap_err()));
     }
+}
+
+/// As with a file system that has room for a few files and for no region.
+fn limit_files() {
+    let maximum = getrlimit(Resource::Fsize).maximum;
+    let current = Some(64 << 10);
+    setrlimit(Resource::Fsize, Rlimit { current, maximum }).unwrap();
+}
+
+async fn full_disk(text: &str) {
+    limit_files();
+    let error = ShmConnector::new(address(text)).connect().await;
+    let error = error.unwrap_err();
+    say(&format!("{:?} {}", error.kind(), chain(&error)));
+}
+
+async fn full_disk_server(text: &str) {
+    let mut listener = ShmListener::bind(address(text)).await.unwrap();
+    limit_files();
+    for _ in 0..2 {
+        let accepted = listener.accept().await.unwrap().await;
+        say(&chain(&accepted.unwrap_err()));
+    }
+    // What there is then is looked at.
+    std::future::pending().await
 }
