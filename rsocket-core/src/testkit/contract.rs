@@ -23,7 +23,24 @@
 //! scenario. Before a test ends, its client closes the connection in good order
 //! and its server shuts down, and both have to succeed.
 //!
-//! The scenario of 2,000,000 payloads does nothing, and says so, unless the
+//! With `only_if_asked_for;` in front, the tests of a variant that would take long
+//! do nothing unless they are asked for; [`run`] plays a scenario by itself.
+//!
+//! ```
+//! # use rsocket_core::transport::memory::{MemoryConnector, MemoryListener};
+//! rsocket_core::transport_contract! {
+//!     only_if_asked_for;
+//!     async fn pair() -> (MemoryConnector, MemoryListener) {
+//!         # unimplemented!()
+//!         # /*
+//!         ...
+//!         # */
+//!     }
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! Such tests and the scenario of 2,000,000 payloads do nothing, and say so, unless the
 //! environment variable `RSOCKET_TEST_SLOW` is set. `RSOCKET_TEST_SEED` replaces
 //! the seed; the one in use is printed by tests that fail.
 
@@ -158,6 +175,28 @@ enum Seen {
     MetadataPush(Bytes),
     /// A stream of the server was dropped, at its end or before.
     StreamDropped,
+}
+
+/// Runs one scenario like [`run`] if slow tests are asked for; else it says that
+/// they are not.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_if_asked_for<P, C, L>(
+    pair: impl Fn() -> P,
+    variant: Variant,
+    scenario: impl AsyncFn(&mut Peers),
+) where
+    P: Future<Output = (C, L)>,
+    C: Connector,
+    L: Listener,
+{
+    if std::env::var_os(SLOW).is_some() {
+        run(pair, variant, scenario);
+    } else {
+        eprintln!("not run: it takes long, and {SLOW} is not set");
+    }
 }
 
 /// Runs one scenario; [`transport_contract!`](crate::transport_contract) calls
@@ -391,7 +430,15 @@ macro_rules! transport_contract {
     ($(#[$attribute:meta])* async fn pair() -> $pair:ty $body:block) => {
         $(#[$attribute])* async fn pair() -> $pair $body
 
-        $crate::transport_contract! { @variants pair,
+        $crate::transport_contract! { @variants run pair }
+    };
+    (only_if_asked_for; $(#[$attribute:meta])* async fn pair() -> $pair:ty $body:block) => {
+        $(#[$attribute])* async fn pair() -> $pair $body
+
+        $crate::transport_contract! { @variants run_if_asked_for pair }
+    };
+    (@variants $run:ident $pair:ident) => {
+        $crate::transport_contract! { @variants $run $pair,
             [
                 plain Plain, fragmented Fragmented, threads Threads, hesitant Hesitant,
                 resumed Resumed, resumed_fragmented ResumedFragmented
@@ -420,18 +467,18 @@ macro_rules! transport_contract {
             ]
         }
     };
-    (@variants $pair:ident, [$($module:ident $variant:ident),*] $scenarios:tt) => {$(
+    (@variants $run:ident $pair:ident, [$($module:ident $variant:ident),*] $scenarios:tt) => {$(
         mod $module {
             use super::$pair as pair;
 
-            $crate::transport_contract! { @each pair, $variant, $scenarios }
+            $crate::transport_contract! { @each $run pair, $variant, $scenarios }
         }
     )*};
-    (@each $pair:ident, $variant:ident, [$($scenario:ident)*]) => {$(
+    (@each $run:ident $pair:ident, $variant:ident, [$($scenario:ident)*]) => {$(
         #[test]
         fn $scenario() {
             use $crate::testkit::contract;
-            contract::run($pair, contract::Variant::$variant, contract::$scenario);
+            contract::$run($pair, contract::Variant::$variant, contract::$scenario);
         }
     )*};
 }
