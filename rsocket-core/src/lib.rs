@@ -13,7 +13,8 @@
 //!   [`request_channel`](Requester::request_channel).
 //! - [`Responder`] answers them; [`Handlers`] is one made of closures.
 //! - [`Payload`] is what travels: data and optional metadata. [`PayloadStream`]
-//!   and [`PayloadSink`] carry many.
+//!   and [`PayloadSink`] carry many; [`PayloadBuf`] is where its data can be
+//!   written so that it is not copied.
 //! - [`Error`], [`Failure`] and [`CloseReason`] say what went wrong, by what can
 //!   be done about it.
 //! - [`Backoff`] says how long to wait before trying again.
@@ -88,6 +89,8 @@ mod client;
 #[cfg(feature = "tokio")]
 mod driver;
 #[cfg(feature = "tokio")]
+mod payload_buf;
+#[cfg(feature = "tokio")]
 mod payload_stream;
 #[cfg(feature = "tokio")]
 pub mod reconnect;
@@ -111,6 +114,7 @@ pub use self::{
 #[cfg(feature = "tokio")]
 pub use self::{
     client::{Client, connect},
+    payload_buf::PayloadBuf,
     payload_stream::{PayloadSink, PayloadStream},
     reconnect::{ConnectionState, Reconnect, Reconnecting, WhenDown},
     requester::{FireAndForget, OptionalResponse, Requester, Response},

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 
 use crate::{
-    Payload, PayloadSink, PayloadStream,
+    Payload, PayloadBuf, PayloadSink, PayloadStream,
     driver::{Shared, now},
     error::{CloseReason, Error},
     frame::Interaction,
@@ -203,6 +203,30 @@ impl Requester {
     /// Why the connection ended, if it has.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.shared.close_reason()
+    }
+
+    /// A buffer of `len` bytes, all zero, for the data of a payload to this
+    /// peer: of a request, or of an answer to one of the peer's.
+    ///
+    /// It lies in memory of the link where the link lends some (shared memory),
+    /// and else on the heap, so it never fails; see [`PayloadBuf`]. A link lends
+    /// no more than a part of what it has, and nothing for short data, which is
+    /// copied faster.
+    pub fn buffer(&self, len: usize) -> PayloadBuf {
+        let mut buf = self.buffer_uncleared(len);
+        if buf.is_lent() {
+            buf.fill(0);
+        }
+        buf
+    }
+
+    /// Likewise for who writes all of it anyway: the bytes are zero, or what
+    /// this process wrote to the same peer before.
+    pub fn buffer_uncleared(&self, len: usize) -> PayloadBuf {
+        let lent = self.shared.lend(len);
+        // Of another length it would be the transport's mistake, not the caller's.
+        let lent = lent.filter(|memory| (**memory).as_ref().len() == len);
+        lent.map_or_else(|| PayloadBuf::on_heap(len), PayloadBuf::lent)
     }
 
     /// What is known about the link to the peer.

@@ -52,7 +52,7 @@ pub(crate) use self::{
 use crate::{
     error::{CloseReason, Error},
     proto::{Capacity, Open, Progress, Session, StreamKey, Take, Wake},
-    transport::{FrameTx, LinkInfo},
+    transport::{FrameTx, LentMemory, LinkInfo},
 };
 
 /// What a connection's handles and its driver share.
@@ -359,6 +359,11 @@ impl Shared {
 
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         self.closed.borrow().clone()
+    }
+
+    /// Memory of the link for `len` bytes, if there is a link that has some.
+    pub(crate) fn lend(&self, len: usize) -> Option<Box<dyn LentMemory>> {
+        self.lock().tx.as_mut()?.lend(len)
     }
 
     /// Waits until METADATA_PUSH may be sent, and sends it.

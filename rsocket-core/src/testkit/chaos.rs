@@ -16,8 +16,8 @@ use std::{
 
 use super::Random;
 use crate::transport::{
-    Connector, FrameRx, FrameTx, Handshake, InFrame, Link, Listener, OutFrame, Received,
-    TransportError,
+    Connector, FrameRx, FrameTx, Handshake, InFrame, LentMemory, Link, Listener, OutFrame,
+    Received, TransportError,
 };
 
 /// Wraps links so that they hesitate or break, as its seed says.
@@ -400,6 +400,10 @@ impl FrameTx for Tx {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         self.poll(cx, |inner, cx| inner.poll_close(cx))
+    }
+
+    fn lend(&mut self, len: usize) -> Option<Box<dyn LentMemory>> {
+        self.inner.as_mut()?.lend(len)
     }
 }
 

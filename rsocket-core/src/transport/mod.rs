@@ -77,7 +77,32 @@ pub trait FrameTx: Send + 'static {
     ///
     /// When the link is lost first.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>>;
+
+    /// Memory of the link for `len` bytes of a payload that the application is
+    /// about to write, if there is some to spare.
+    ///
+    /// Once written it becomes `Bytes`, which come back as a [`Part`] of frames:
+    /// whole or in slices, once, again or never, on this link or on another. A
+    /// transport that knows its own memory again saves the copy. It gets it back
+    /// by the drop, on any thread, maybe after the link is gone.
+    ///
+    /// What it holds when it is lent is up to the transport, as long as the peer
+    /// could read that anyway. As everything that others hold for as long as they
+    /// like it needs a limit, and frames that lie elsewhere have to get through
+    /// when it is reached.
+    ///
+    /// The default lends nothing.
+    fn lend(&mut self, _len: usize) -> Option<Box<dyn LentMemory>> {
+        None
+    }
 }
+
+/// Memory that a link [lends](FrameTx::lend).
+///
+/// Always the same bytes at the same place.
+pub trait LentMemory: AsRef<[u8]> + AsMut<[u8]> + Send + Sync + 'static {}
+
+impl<T: AsRef<[u8]> + AsMut<[u8]> + Send + Sync + 'static> LentMemory for T {}
 
 /// Receives frames.
 pub trait FrameRx: Send + 'static {
