@@ -9,13 +9,19 @@
 //!
 //! A trusted peer's loans may be kept for as long as somebody holds the payload,
 //! but only those that lie within the first half of the arena: the rest is
-//! copied and given back at once. So half the arena comes free again whatever
-//! the application does, and a frame of that length always finds room in time.
+//! copied and given back at once. This side's application is lent buffers of the
+//! first half only, too (see [`lent`](crate::lent)). So half the arena comes free
+//! again whatever the applications do, and a frame of that length always finds
+//! room in time.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     layout::{Geometry, MAX_BLOCKS, RELEASED},
+    lent::{GiveBack, HEADROOM, Lent, MIN_LENT_LEN, Returns},
     mem::{Peer, WORD},
 };
 
@@ -26,7 +32,8 @@ const RECLAIMED_AHEAD: usize = 4;
 /// Where a frame lies. It is what a record of a loan says, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loan {
-    /// Bytes from the beginning of the arena, a multiple of the block.
+    /// Bytes from the beginning of the arena: where a block begins, or within the
+    /// headroom of one.
     pub(crate) offset: usize,
     /// Bytes of the frame.
     pub(crate) len: usize,
@@ -47,7 +54,7 @@ impl Loan {
         let [offset, len, generation] = words;
         let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
         let is_loan = offset < geometry.arena_len
-            && offset.is_multiple_of(geometry.block_len)
+            && offset % geometry.block_len <= HEADROOM
             && len <= geometry.max_whole_len()
             && len <= geometry.arena_len - offset;
         is_loan.then_some(Self {
@@ -78,6 +85,9 @@ pub(crate) struct Arena {
     loans: VecDeque<Loan>,
     /// Of the last loan.
     generation: u64,
+    /// Loans to the application, by their first block.
+    lent: BTreeMap<usize, Lent>,
+    returns: Arc<Returns>,
 }
 
 impl Arena {
@@ -87,6 +97,8 @@ impl Arena {
             free: [0; _],
             loans: VecDeque::new(),
             generation: 0,
+            lent: BTreeMap::new(),
+            returns: Arc::default(),
         };
         arena.mark(0, geometry.arena_len / geometry.block_len, Block::Free);
         arena
@@ -95,6 +107,68 @@ impl Arena {
     /// Room for a frame, if there is some: the first that is long enough.
     pub(crate) fn lend(&mut self, peer: &impl Peer, len: usize) -> Option<Loan> {
         let blocks = self.blocks(len);
+        let first = self.take(peer, blocks, MAX_BLOCKS)?;
+        Some(self.hand_out(first * self.geometry.block_len, len))
+    }
+
+    /// Room for `len` bytes that the application writes, with a headroom before
+    /// them: where they begin, if there is some, and what gives them back.
+    pub(crate) fn lend_out(&mut self, peer: &impl Peer, len: usize) -> Option<(usize, GiveBack)> {
+        let block_len = self.geometry.block_len;
+        let lendable = self.geometry.arena_len / 2;
+        if !(MIN_LENT_LEN..=lendable - HEADROOM).contains(&len) {
+            return None;
+        }
+        let blocks = self.blocks(HEADROOM + len);
+        let first = self.take(peer, blocks, lendable / block_len)?;
+        let lent = Lent {
+            blocks,
+            is_held: true,
+            is_sent: false,
+        };
+        self.lent.insert(first, lent);
+        let give_back = GiveBack::new(&self.returns, first);
+        Some((first * block_len + HEADROOM, give_back))
+    }
+
+    /// The loan for a frame of `len` bytes whose data lies in the arena, from
+    /// `data_at` on, with `front` bytes to be written before them. `None` if the
+    /// data is not where a loan to the application begins, if there is no room
+    /// for so much before it, or if the peer still reads what was there.
+    ///
+    /// The application holds the data, or there would be none.
+    pub(crate) fn lend_in_place(
+        &mut self,
+        peer: &impl Peer,
+        data_at: usize,
+        front: usize,
+        len: usize,
+    ) -> Option<Loan> {
+        let block_len = self.geometry.block_len;
+        if data_at % block_len != HEADROOM || front > HEADROOM {
+            return None;
+        }
+        let first = data_at / block_len;
+        if self.lent.get(&first)?.is_sent {
+            self.reclaim_all(peer);
+        }
+        let lent = self.lent.get_mut(&first)?;
+        let end = (first + lent.blocks) * block_len;
+        if lent.is_sent || data_at - front + len > end {
+            return None;
+        }
+        lent.is_sent = true;
+        Some(self.hand_out(data_at - front, len))
+    }
+
+    /// Whether there are loans to the application.
+    pub(crate) fn is_lent(&self) -> bool {
+        !self.lent.is_empty()
+    }
+
+    /// The first of `blocks` free ones in a row, all of them before `end`.
+    fn take(&mut self, peer: &impl Peer, blocks: usize, end: usize) -> Option<usize> {
+        self.collect_returns();
         for _ in 0..RECLAIMED_AHEAD {
             match self.loans.front() {
                 Some(loan) if self.is_given_back(loan, peer) => {
@@ -105,19 +179,24 @@ impl Arena {
                 _ => break,
             }
         }
-        let first = self.find(blocks).or_else(|| {
+        let first = self.find(blocks, end).or_else(|| {
             self.reclaim_all(peer);
-            self.find(blocks)
+            self.find(blocks, end)
         })?;
         self.mark(first, blocks, Block::Lent);
+        Some(first)
+    }
+
+    /// A frame is the consumer's from here on.
+    fn hand_out(&mut self, offset: usize, len: usize) -> Loan {
         self.generation += 1;
         let loan = Loan {
-            offset: first * self.geometry.block_len,
+            offset,
             len,
             generation: self.generation,
         };
         self.loans.push_back(loan);
-        Some(loan)
+        loan
     }
 
     fn blocks(&self, len: usize) -> usize {
@@ -143,13 +222,50 @@ impl Arena {
         }
     }
 
+    /// The consumer is done with it.
     fn reclaim(&mut self, loan: &Loan) {
         let first = loan.offset / self.geometry.block_len;
-        self.mark(first, self.blocks(loan.len), Block::Free);
+        if let Some(lent) = self.lent.get_mut(&first) {
+            lent.is_sent = false;
+            self.settle(first);
+        } else {
+            self.mark(first, self.blocks(loan.len), Block::Free);
+        }
     }
 
-    /// The first of `blocks` free ones in a row.
-    fn find(&self, blocks: usize) -> Option<usize> {
+    /// Takes back what the application let go of.
+    fn collect_returns(&mut self) {
+        if self.lent.is_empty() {
+            return;
+        }
+        let returns = Arc::clone(&self.returns);
+        returns.take(|first| {
+            if let Some(lent) = self.lent.get_mut(&first) {
+                lent.is_held = false;
+                self.settle(first);
+            }
+        });
+    }
+
+    /// Frees the blocks of a loan to the application that nobody uses any more.
+    fn settle(&mut self, first: usize) {
+        if let Some(lent) = self.lent.get(&first)
+            && lent.is_free()
+        {
+            let blocks = lent.blocks;
+            self.lent.remove(&first);
+            self.mark(first, blocks, Block::Free);
+        }
+    }
+
+    /// The first of `blocks` free ones in a row, all of them before `end`.
+    fn find(&self, blocks: usize, end: usize) -> Option<usize> {
+        // If the first ones that will do are not, no others are.
+        self.find_anywhere(blocks)
+            .filter(|first| first + blocks <= end)
+    }
+
+    fn find_anywhere(&self, blocks: usize) -> Option<usize> {
         let mut run = 0;
         for (index, word) in self.free.iter().enumerate() {
             if *word == 0 {

@@ -128,6 +128,7 @@ mod arena;
 mod bell;
 mod connector;
 mod layout;
+mod lent;
 mod line;
 mod link;
 mod listener;

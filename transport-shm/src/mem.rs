@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`Words`] | the control pages of one's own region | load and store words; can be cloned |
 //! | [`Data`] | the rest of one's own region | store words and copy in; there is one |
+//! | [`Loaned`] | a part of one's own region | read and write bytes, as the application does |
 //! | [`Peer`] | the peer's whole region | load words and copy out; can be cloned |
 //!
 //! The traits are there so that the same ring runs over mapped memory, over the
@@ -36,6 +37,7 @@ use std::{
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
+use rsocket_core::transport::LentMemory;
 
 /// Bytes of a word, the only unit that is loaded and stored atomically.
 pub(crate) const WORD: usize = size_of::<u64>();
@@ -82,6 +84,29 @@ pub trait Data: Send + 'static {
     fn copy_in(&mut self, at: usize, bytes: &[u8]);
     /// Makes stores visible where memory is not coherent.
     fn writeback(&mut self, _at: usize, _len: usize) {}
+    /// `len` bytes for somebody else to write, who gives them back by dropping
+    /// them: `release` is dropped after the last use. `None`, and `release` is
+    /// dropped at once, where this memory cannot be lent.
+    ///
+    /// # Safety
+    ///
+    /// Until `release` is dropped, nothing is stored or copied into these bytes
+    /// through `self`, and none of them is lent again.
+    unsafe fn lend<R>(
+        &mut self,
+        _at: usize,
+        _len: usize,
+        _release: R,
+    ) -> Option<Box<dyn LentMemory>>
+    where
+        R: Send + Sync + 'static,
+    {
+        None
+    }
+    /// Where these bytes lie, if it is within this memory.
+    fn find(&self, _bytes: &[u8]) -> Option<usize> {
+        None
+    }
 }
 
 /// The peer's region, which may change at any time.
@@ -379,13 +404,72 @@ impl Data for MappedData {
         let to = self.raw.at(at, bytes.len());
         // SAFETY:
         // - `bytes` is a slice, and as many bytes at `to` are inside, checked by
-        //   `at`; one is not part of the other, since no slice of this region is
-        //   ever made on the side that writes it.
+        //   `at`. One is not part of the other: slices of this region are made of
+        //   loans only, on the side that writes it, and whoever called `lend`
+        //   promised that nothing is copied into those.
         // - `&mut self` on the only handle to these bytes: nobody else in this
         //   process writes them, and those who read them (the peer, if it is in
         //   the same process) do so between a commit and the publication of the
         //   head or the release, while the ring does not write them.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+    }
+
+    unsafe fn lend<R>(&mut self, at: usize, len: usize, release: R) -> Option<Box<dyn LentMemory>>
+    where
+        R: Send + Sync + 'static,
+    {
+        assert!(at >= self.begin, "data at {at}, before {}", self.begin);
+        // Out of bounds is to panic here and not at the first use.
+        self.raw.at(at, len);
+        Some(Box::new(Loaned {
+            raw: self.raw.clone(),
+            at,
+            len,
+            _release: release,
+        }))
+    }
+
+    fn find(&self, bytes: &[u8]) -> Option<usize> {
+        let at = bytes
+            .as_ptr()
+            .addr()
+            .checked_sub(self.raw.base.addr().get())?;
+        (at < self.raw.len && bytes.len() <= self.raw.len - at).then_some(at)
+    }
+}
+
+/// A part of one's own region, to be written by somebody else than the ring.
+struct Loaned<R> {
+    raw: Raw,
+    at: usize,
+    len: usize,
+    /// Dropped after the last use of the bytes.
+    _release: R,
+}
+
+impl<R> AsRef<[u8]> for Loaned<R> {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: only `as_mut` of this very value writes there, which cannot run
+        // while the slice is used: the caller of `lend` promised that nobody else
+        // of this side does before `_release` is dropped, which is with `self`,
+        // and the peer's mapping is read-only.
+        unsafe { self.raw.slice(self.at, self.len) }
+    }
+}
+
+impl<R> AsMut<[u8]> for Loaned<R> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        let mut bytes = NonNull::slice_from_raw_parts(self.raw.at(self.at, self.len), self.len);
+        // SAFETY:
+        // - Inside, checked by `at`, and mapped for writing for as long as `self`
+        //   lives; bytes have no invalid values, and all were initialized when
+        //   the region was made.
+        // - As for `as_ref`, nobody else of this side writes there. Nobody reads
+        //   there either: this side reads its own region through loans only, and
+        //   this one is borrowed. A peer reads what a record told it of, and for
+        //   that `self` was given up to be shared. One who breaks that rule is in
+        //   another process, and its loads are none of this program's accesses.
+        unsafe { bytes.as_mut() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rsocket_core::transport::{FrameTx, OutFrame, Part, TransportError};
+use rsocket_core::transport::{FrameTx, LentMemory, OutFrame, Part, TransportError};
 
 use crate::{
     bell::{Bell, Half},
@@ -174,6 +174,11 @@ impl FrameTx for Tx {
         }
         self.tell();
         Poll::Ready(Ok(()))
+    }
+
+    fn lend(&mut self, len: usize) -> Option<Box<dyn LentMemory>> {
+        self.check().ok()?;
+        self.producer.lend(len)
     }
 }
 

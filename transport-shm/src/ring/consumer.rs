@@ -315,11 +315,15 @@ impl<M: Memory> Consumer<M> {
             }
             release.bell = None;
         }
-        let mut frame = Vec::with_capacity(loan.len);
-        self.peer.append(at, loan.len, &mut frame);
+        // From the word that it begins in, so that what stood at a multiple of a
+        // word, as the data of a loan does, is at one again.
+        let skipped = at % WORD;
+        let mut frame = Vec::with_capacity(skipped + loan.len);
+        self.peer
+            .append(at - skipped, skipped + loan.len, &mut frame);
         drop(release);
         self.is_room_due = true;
-        sink(InFrame::Shared(Bytes::from(frame)))
+        sink(InFrame::Shared(Bytes::from(frame).slice(skipped..)))
     }
 
     #[inline]

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     arena::Loan,
     layout::{self, CONTROL_LEN, Geometry, MAX_BLOCKS, RELEASED},
+    lent::HEADROOM,
     mem::{self, Data, MappedData, Words},
 };
 
@@ -86,6 +87,7 @@ fn a_loan_that_cannot_be_is_an_error() {
     let geometry = small();
     let (block, arena) = (4096, geometry.arena_len() as u64);
     let longest = geometry.max_whole_len() as u64;
+    let headroom = HEADROOM as u64;
     let cases = [
         ([0, 1, 1], true),
         ([arena - block, block, 1], true),
@@ -93,7 +95,13 @@ fn a_loan_that_cannot_be_is_an_error() {
         ([0, longest + 1, 1], false),
         ([arena - block, block + 1, 1], false),
         ([arena, 0, 1], false),
-        ([8, 1, 1], false),
+        // Within the headroom of a block, and behind it.
+        ([1, 1, 1], true),
+        ([headroom, longest, 1], true),
+        ([arena - block + headroom, block - headroom, 1], true),
+        ([arena - block + headroom, block - headroom + 1, 1], false),
+        ([headroom + 1, 1, 1], false),
+        ([block - 1, 1, 1], false),
         ([u64::MAX - 4095, 1, 1], false),
         ([0, u64::MAX, 1], false),
     ];
@@ -254,7 +262,10 @@ fn a_peer_who_scribbles_over_all_that_it_has_causes_errors_at_most() {
         match random.within(0..=4) {
             0 => random.number(),
             1 => 64 * random.within(0..=1 << 10) as u64,
-            2 => random.within(0..=geometry.arena_len()) as u64 & !4095,
+            2 => {
+                let block = random.within(0..=geometry.arena_len()) as u64 & !4095;
+                block + (random.once_in(2) as u64) * random.within(0..=HEADROOM + 1) as u64
+            }
             3 => commit_word(line, Kind::Loan, 24),
             _ => commit_word(line, Kind::Inline, random.length(1 << 10)),
         }

@@ -198,6 +198,8 @@ mod incoherent;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]
+mod loans;
+#[cfg(test)]
 mod models;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,12 @@
 //! The end that writes records.
 
-use rsocket_core::transport::OutFrame;
+use rsocket_core::transport::{LentMemory, OutFrame};
 
 use super::{BATCH_LEN, Corrupt, Kind, Place, SHORT_LEN, STEP, Sent, commit_word, span};
 use crate::{
     arena::{Arena, Loan},
     layout::{self, Geometry, LINE},
+    lent::MIN_LENT_LEN,
     mem::{Data, Mapped, Memory, Peer, WORD, Words},
 };
 
@@ -112,7 +113,7 @@ impl<M: Memory> Producer<M> {
             "a frame of {len} bytes is to be sent in pieces, being over {}",
             self.max_whole_len
         );
-        if len > self.max_preferred_inline_len {
+        if len > self.max_preferred_inline_len || len >= MIN_LENT_LEN && self.has_lent() {
             return self.try_send_long(frame, len);
         }
         self.try_send_inline(frame, len)
@@ -145,8 +146,68 @@ impl<M: Memory> Producer<M> {
         })
     }
 
-    /// Through the arena if there is room in it, else through the ring if the
-    /// frame may go there.
+    #[inline]
+    fn has_lent(&self) -> bool {
+        self.arena.as_ref().is_some_and(Arena::is_lent)
+    }
+
+    /// `len` bytes of the arena for the application to write, if there are so
+    /// many to spare. What is sent of them, from the first byte on, is sent in
+    /// place.
+    pub fn lend(&mut self, len: usize) -> Option<Box<dyn LentMemory>> {
+        let arena = self.arena.as_mut()?;
+        let (at, give_back) = arena.lend_out(&self.peer, len)?;
+        // SAFETY: the arena holds these bytes for lent until `give_back` is
+        // dropped and it learns of that, so they are part of no frame that is
+        // copied into it and of no other loan. What is written before them when
+        // they are sent ends where they begin.
+        #[expect(unsafe_code, reason = "the arena keeps the books on what is lent")]
+        unsafe {
+            self.data.lend(self.arena_at + at, len, give_back)
+        }
+    }
+
+    /// Where the frame's data lies in the arena, if it was lent from there.
+    fn lent_at(&self, frame: &OutFrame<'_>) -> Option<usize> {
+        let [.., data] = frame.parts();
+        if data.as_slice().is_empty() {
+            return None;
+        }
+        let at = self.data.find(data.as_slice())?;
+        at.checked_sub(self.arena_at)
+    }
+
+    /// The frame where its data lies, with the rest of it written before that;
+    /// `None` if it has to be copied.
+    fn place_before_data(&mut self, frame: &OutFrame<'_>, len: usize) -> Option<Loan> {
+        if !self.has_lent() {
+            return None;
+        }
+        let data_at = self.lent_at(frame)?;
+        let [head, metadata, _] = frame.parts();
+        let (head, metadata) = (head.as_slice(), metadata.as_slice());
+        let front = head.len() + metadata.len();
+        let arena = self.arena.as_mut()?;
+        let loan = arena.lend_in_place(&self.peer, data_at, front, len)?;
+        let begin = self.arena_at + loan.offset;
+        self.data.copy_in(begin, head);
+        self.data.copy_in(begin + head.len(), metadata);
+        Some(loan)
+    }
+
+    /// The frame copied into the arena, if there is room.
+    fn place_copy(&mut self, frame: &OutFrame<'_>, len: usize) -> Option<Loan> {
+        let loan = self.arena.as_mut()?.lend(&self.peer, len)?;
+        let mut at = self.arena_at + loan.offset;
+        for part in frame.parts() {
+            self.data.copy_in(at, part.as_slice());
+            at += part.as_slice().len();
+        }
+        Some(loan)
+    }
+
+    /// Through the arena if its data lies there or there is room in it, else
+    /// through the ring if the frame may go there.
     #[cold]
     fn try_send_long(&mut self, frame: &OutFrame<'_>, len: usize) -> Result<Sent, Corrupt> {
         const RECORD_LEN: usize = Loan::WORDS * WORD;
@@ -155,24 +216,18 @@ impl<M: Memory> Producer<M> {
         if !self.has_room(RECORD_LEN)? {
             return Ok(Sent::Full);
         }
-        let Some(loan) = self
-            .arena
-            .as_mut()
-            .and_then(|arena| arena.lend(&self.peer, len))
-        else {
+        let mut loan = self.place_before_data(frame, len);
+        if loan.is_none() && len > self.max_preferred_inline_len {
+            loan = self.place_copy(frame, len);
+        }
+        let Some(loan) = loan else {
             return if len <= self.max_inline_len {
                 self.try_send_inline(frame, len)
             } else {
                 Ok(Sent::Full)
             };
         };
-        let begin = self.arena_at + loan.offset;
-        let mut at = begin;
-        for part in frame.parts() {
-            self.data.copy_in(at, part.as_slice());
-            at += part.as_slice().len();
-        }
-        self.data.writeback(begin, len);
+        self.data.writeback(self.arena_at + loan.offset, len);
         self.push(Kind::Loan, RECORD_LEN, |producer, mut at| {
             for word in loan.to_words() {
                 producer.put(at, &word.to_ne_bytes());

@@ -420,7 +420,7 @@ fn what_finds_no_room_in_the_arena_goes_through_the_ring_if_it_may() {
 }
 
 /// A link whose consumer trusts the producer, and how often it rang.
-fn trusting(geometry: &Geometry) -> (OneWay, Arc<std::sync::atomic::AtomicUsize>) {
+pub(super) fn trusting(geometry: &Geometry) -> (OneWay, Arc<std::sync::atomic::AtomicUsize>) {
     let ((words, data), from_producer) = mem::heap(geometry.region_len(), CONTROL_LEN);
     let ((consumer_words, _), from_consumer) = mem::heap(CONTROL_LEN, CONTROL_LEN);
     let rung = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -437,7 +437,7 @@ fn trusting(geometry: &Geometry) -> (OneWay, Arc<std::sync::atomic::AtomicUsize>
     (link, rung)
 }
 
-fn recv_kept(link: &mut OneWay) -> Vec<Bytes> {
+pub(super) fn recv_kept(link: &mut OneWay) -> Vec<Bytes> {
     let mut frames = Vec::new();
     let received = link.consumer.recv(&mut |frame| {
         frames.push(match frame {
