@@ -18,7 +18,7 @@ async fn linked(options: ShmOptions) -> (Link, Link) {
 }
 
 #[expect(unsafe_code, reason = "the peer is this very process")]
-fn trusting() -> ShmOptions {
+pub(crate) fn trusting() -> ShmOptions {
     // SAFETY: both ends of the links are this crate's, in this process.
     unsafe { ShmOptions::new().trust_peer() }
 }

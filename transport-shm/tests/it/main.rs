@@ -8,6 +8,7 @@
 mod common;
 mod directory;
 mod links;
+mod loans;
 mod meeting;
 mod sockets;
 mod urls;
