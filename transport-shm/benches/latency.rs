@@ -16,6 +16,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -43,6 +44,17 @@ fn main() {
             std::process::id()
         )
     };
+    // Where there is one, in memory.
+    let memory = PathBuf::from("/dev/shm");
+    let memory = if memory.is_dir() {
+        memory
+    } else {
+        std::env::temp_dir()
+    };
+    let directory = |spin| {
+        let path = memory.join(format!("rsocket-bench-{}-{spin}", std::process::id()));
+        format!("shm+dir:{}?spin={spin}", path.display())
+    };
     let socket = std::env::temp_dir().join(format!("rsocket-bench-{}", std::process::id()));
     let urls = [
         ("tcp", "tcp://127.0.0.1:0".to_owned()),
@@ -50,6 +62,8 @@ fn main() {
         ("shm, sleep", name("sleep")),
         ("shm, adaptive", name("adaptive")),
         ("shm, poll", name("poll")),
+        ("dir, sleep", directory("sleep")),
+        ("dir, adaptive", directory("adaptive")),
     ];
     let mut sides: Vec<_> = urls
         .iter()
@@ -70,6 +84,11 @@ fn main() {
         }
     }
     let _ = std::fs::remove_file(socket);
+    for spin in ["sleep", "adaptive"] {
+        let url = directory(spin);
+        let path = url.trim_start_matches("shm+dir:").split('?').next();
+        let _ = std::fs::remove_dir_all(path.unwrap());
+    }
     let rows: Vec<_> = sides.iter_mut().map(Side::figures).collect();
     for (side, row) in sides.iter().zip(&rows) {
         let [asleep, awake, rate] = row;

@@ -445,8 +445,8 @@ async fn a_client_of_another_major_version_is_told_so() {
 
 #[tokio::test]
 async fn regions_that_are_not_as_they_have_to_be_are_refused() {
-    type Lie = fn(&mut Liar);
-    let cases: [(&str, Lie, &str); 7] = [
+    type Case = (&'static str, fn(&mut Liar), &'static str);
+    let cases: [Case; 7] = [
         ("none", |_| {}, "No such file"),
         (
             "short",

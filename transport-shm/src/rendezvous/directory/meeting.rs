@@ -12,7 +12,7 @@ use std::{
 
 use rsocket_core::transport::PeerProcess;
 use rustix::{
-    fs::{FileType, FlockOperation, OFlags, flock, fstat, mkdirat, mkfifoat},
+    fs::{AtFlags, FileType, FlockOperation, OFlags, flock, fstat, mkdirat, mkfifoat, unlinkat},
     io::{Errno, read, write},
 };
 use tokio::{io::Interest, net::unix::pipe};
@@ -61,8 +61,11 @@ impl Place {
         let id = Id::random()?;
         let name = Stage::New.name(id);
         mkdirat(&dir.fd, &name, PRIVATE_DIR)?;
+        let fd = open_dir(&dir.fd, Path::new(&name)).inspect_err(|_| {
+            let _ = unlinkat(&dir.fd, &name, AtFlags::REMOVEDIR);
+        })?;
         let place = Self {
-            fd: open_dir(&dir.fd, Path::new(&name))?,
+            fd,
             dir: Arc::clone(dir),
             id,
         };

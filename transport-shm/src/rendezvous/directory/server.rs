@@ -22,6 +22,10 @@ use super::{BELL, Dir, DirectoryError, Id, PRIVATE_DIR, Stage, meeting::Asked};
 /// may take the directory with it.
 const ATTEMPTS: usize = 5;
 
+/// Who asked and is noted at a time: as many as wait at a socket. Others stay in
+/// the directory, which is their own memory, until there is a place.
+const MOST_ASKED: usize = if cfg!(test) { 8 } else { BACKLOG as usize };
+
 /// Lives in a directory: has the lock on it, and hears its bell.
 ///
 /// Dropping it removes the bell and what clients that died have left, and the
@@ -146,7 +150,7 @@ impl Server {
             if self.dir.remove_stale(stage, id) || stage != Stage::Asked {
                 continue;
             }
-            if self.asked.len() >= BACKLOG as usize {
+            if self.asked.len() >= MOST_ASKED {
                 self.is_partial = true;
                 break;
             }
@@ -168,5 +172,41 @@ impl Drop for Server {
         }
         // Not by closing it: meetings that go on have it open.
         let _ = flock(&self.dir.fd, FlockOperation::Unlock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::mkdirat;
+
+    use super::{super::open_dir, *};
+
+    #[tokio::test]
+    async fn who_asks_is_served_though_not_all_are_noted_at_once() {
+        let path = format!("rsocket-shm-asked-{}", std::process::id());
+        let path = std::env::temp_dir().join(path);
+        let mut server = Server::bind(&path).unwrap();
+        let locked: Vec<_> = (0..3 * MOST_ASKED)
+            .map(|_| {
+                let name = Stage::Asked.name(Id::random().unwrap());
+                mkdirat(&server.dir.fd, &name, PRIVATE_DIR).unwrap();
+                let meeting = open_dir(&server.dir.fd, Path::new(&name)).unwrap();
+                flock(&meeting, FlockOperation::NonBlockingLockExclusive).unwrap();
+                meeting
+            })
+            .collect();
+        server.look().unwrap();
+        let mut asked = Vec::new();
+        loop {
+            assert!(server.asked.len() <= MOST_ASKED);
+            match server.try_accept().unwrap() {
+                Some(one) => asked.push(one),
+                None => break,
+            }
+        }
+        assert_eq!(asked.len(), locked.len());
+        drop(asked);
+        drop(server);
+        assert!(!path.exists());
     }
 }
