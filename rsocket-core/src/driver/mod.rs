@@ -533,6 +533,7 @@ impl Inner {
         let wanted = self.flush_wanted
             || self.session.wants_checkpoint()
             || self.lost.is_some()
+            || self.gone.is_some()
             || has_news
             || self.adopted.is_some()
             || self.licence == Licence::Ended;
