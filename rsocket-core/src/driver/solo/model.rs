@@ -16,12 +16,19 @@ use std::{
     time::Instant,
 };
 
-use loom::{future::block_on, sync::Mutex, thread};
+use loom::{
+    future::block_on,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use super::*;
 use crate::{
     Payload, Requester,
-    driver::{Dispatcher, Driver},
+    driver::{Dispatcher, Driver, bell::Bell},
     frame::Interaction,
     proto::{Config, DemandPolicy, Open, Session, SetupOptions},
     testkit::{frame, text},
@@ -33,9 +40,22 @@ use crate::{
 struct Medium {
     there: VecDeque<String>,
     back: VecDeque<Vec<u8>>,
+    /// By the client.
     closed: bool,
+    ends: Ends,
+    /// The client's end says whether there is something to read.
+    lingers: bool,
     client: Option<Waker>,
     server: Option<Waker>,
+}
+
+/// Whether the server ended the link, of which a reader is told once.
+#[derive(Default, PartialEq)]
+enum Ends {
+    #[default]
+    Not,
+    Yes,
+    Told,
 }
 
 #[derive(Clone)]
@@ -48,8 +68,22 @@ impl End {
 
     /// As the server.
     fn say(&self, text: &str) {
+        self.call(|medium| medium.back.push_back(frame(text)));
+    }
+
+    /// As the server: calls for nothing, as links may.
+    fn nudge(&self) {
+        self.call(|_| ());
+    }
+
+    /// As the server: there will be nothing more.
+    fn hang_up(&self) {
+        self.call(|medium| medium.ends = Ends::Yes);
+    }
+
+    fn call(&self, act: impl FnOnce(&mut Medium)) {
         let waker = self.with(|medium| {
-            medium.back.push_back(frame(text));
+            act(medium);
             medium.client.take()
         });
         waker.into_iter().for_each(Waker::wake);
@@ -103,21 +137,29 @@ impl FrameRx for End {
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(InFrame<'_>) -> ControlFlow<()>,
     ) -> Poll<Result<Received, TransportError>> {
-        let (frame, closed) = self.with(|medium| {
+        let (frame, over) = self.with(|medium| {
             let frame = medium.back.pop_front();
-            if frame.is_none() {
+            let over = frame.is_none() && (medium.closed || medium.ends == Ends::Yes);
+            if over {
+                assert!(medium.ends != Ends::Told, "it is told once");
+                medium.ends = Ends::Told;
+            } else if frame.is_none() {
                 medium.client = Some(cx.waker().clone());
             }
-            (frame, medium.closed)
+            (frame, over)
         });
         match frame {
             Some(frame) => {
                 let _ = sink(InFrame::Borrowed(&frame));
                 Poll::Ready(Ok(Received::Frames))
             }
-            None if closed => Poll::Ready(Ok(Received::End)),
+            None if over => Poll::Ready(Ok(Received::End)),
             None => Poll::Pending,
         }
+    }
+
+    fn linger(&mut self) -> bool {
+        self.with(|medium| medium.lingers && !medium.back.is_empty())
     }
 }
 
@@ -155,8 +197,13 @@ impl World {
 
     fn end(self) {
         self.peer.abort();
-        drop(self.peer);
+        self.end_of_itself();
+    }
+
+    /// The driver comes to its end though nobody asks it to.
+    fn end_of_itself(self) {
         self.driver.join().unwrap();
+        drop(self.peer);
     }
 }
 
@@ -182,6 +229,13 @@ fn open(peer: &Requester) -> StreamKey {
         complete: false,
     };
     peer.shared().open(open).unwrap()
+}
+
+fn wait(peer: &Requester, key: StreamKey) {
+    block_on(poll_fn(|cx| match peer.shared().poll_answer(cx, key) {
+        Take::Pending => Poll::Pending,
+        _ => Poll::Ready(()),
+    }));
 }
 
 #[test]
@@ -222,6 +276,68 @@ fn model_what_else_the_peer_says_is_answered() {
 }
 
 #[test]
+fn model_what_the_peer_says_between_requests_is_answered() {
+    explore(|| {
+        let world = World::new();
+        let server = thread::spawn({
+            let end = world.end.clone();
+            move || {
+                end.hear("REQUEST_RESPONSE 1");
+                end.say("PAYLOAD 1 NC d=yes");
+                // Twice: whoever finds the first by chance has to see to the next.
+                for asked in ["one", "two"] {
+                    end.say(&format!("KEEPALIVE R d={asked}"));
+                    end.hear(&format!("d={asked}"));
+                }
+            }
+        });
+        assert!(block_on(world.peer.request_response("x")).is_ok());
+        server.join().unwrap();
+        world.end();
+    });
+}
+
+#[test]
+fn model_a_link_that_calls_for_nothing_is_looked_at_again() {
+    explore(|| {
+        let world = World::new();
+        let server = thread::spawn({
+            let end = world.end.clone();
+            move || {
+                end.hear("REQUEST_RESPONSE 1");
+                end.nudge();
+                end.say("PAYLOAD 1 NC d=yes");
+            }
+        });
+        assert!(block_on(world.peer.request_response("x")).is_ok());
+        server.join().unwrap();
+        world.end();
+    });
+}
+
+#[test]
+fn model_a_request_finds_what_one_that_lingered_left() {
+    explore(|| {
+        let world = World::new();
+        world.end.with(|medium| medium.lingers = true);
+        let server = thread::spawn({
+            let end = world.end.clone();
+            move || {
+                for id in [1, 3] {
+                    end.hear(&format!("REQUEST_RESPONSE {id}"));
+                    end.say(&format!("PAYLOAD {id} NC d=yes"));
+                }
+            }
+        });
+        for _ in 0..2 {
+            assert!(block_on(world.peer.request_response("x")).is_ok());
+        }
+        server.join().unwrap();
+        world.end();
+    });
+}
+
+#[test]
 fn model_a_request_that_is_dropped_passes_its_call_on() {
     explore(|| {
         let world = World::new();
@@ -243,6 +359,51 @@ fn model_a_request_that_is_dropped_passes_its_call_on() {
 }
 
 #[test]
+fn model_a_licence_that_comes_back_calls_nobody_of_the_last_one() {
+    explore(|| {
+        let world = World::new();
+        {
+            let mut call = pin!(world.peer.request_response("x"));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(call.as_mut().poll(&mut cx).is_pending());
+        }
+        // As if there had been many requests since.
+        world.peer.shared().with(|inner| inner.alone = ALONE_LEN);
+        let server = thread::spawn({
+            let end = world.end.clone();
+            move || {
+                end.say("KEEPALIVE R d=there?");
+                end.hear("d=there?");
+            }
+        });
+        server.join().unwrap();
+        world.end();
+    });
+}
+
+#[test]
+fn model_two_requests_are_both_answered() {
+    explore(|| {
+        let world = World::new();
+        let first = open(&world.peer);
+        // So that it looks, and may find what is for the other.
+        world.end.nudge();
+        let second = thread::spawn({
+            let (peer, end) = (world.peer.clone(), world.end.clone());
+            move || {
+                let second = open(&peer);
+                end.say("PAYLOAD 3 NC d=yes");
+                end.say("PAYLOAD 1 NC d=yes");
+                wait(&peer, second);
+            }
+        });
+        wait(&world.peer, first);
+        second.join().unwrap();
+        world.end();
+    });
+}
+
+#[test]
 fn model_a_second_request_leaves_nobody_waiting() {
     explore(|| {
         let world = World::new();
@@ -256,13 +417,9 @@ fn model_a_second_request_leaves_nobody_waiting() {
             }
         });
         world.end.say("PAYLOAD 1 NC d=yes");
-        let shared = world.peer.shared();
-        block_on(poll_fn(|cx| match shared.poll_answer(cx, first) {
-            Take::Pending => Poll::Pending,
-            _ => Poll::Ready(()),
-        }));
+        wait(&world.peer, first);
         let second = second.join().unwrap();
-        shared.cancel_and_release(second);
+        world.peer.shared().cancel_and_release(second);
         world.end();
     });
 }
@@ -278,5 +435,67 @@ fn model_a_close_ends_it_whoever_reads() {
         assert!(block_on(world.peer.request_response("x")).is_err());
         closer.join().unwrap();
         world.end();
+    });
+}
+
+#[test]
+fn model_a_link_that_ends_in_place_of_an_answer_ends_all() {
+    explore(|| {
+        let world = World::new();
+        let server = thread::spawn({
+            let end = world.end.clone();
+            move || {
+                end.hear("REQUEST_RESPONSE 1");
+                end.hang_up();
+            }
+        });
+        assert!(block_on(world.peer.request_response("x")).is_err());
+        server.join().unwrap();
+        world.end_of_itself();
+    });
+}
+
+#[test]
+fn model_a_link_that_ends_after_an_answer_ends_all() {
+    explore(|| {
+        let world = World::new();
+        let server = thread::spawn({
+            let end = world.end.clone();
+            move || {
+                end.hear("REQUEST_RESPONSE 1");
+                end.say("PAYLOAD 1 NC d=yes");
+                end.hang_up();
+            }
+        });
+        assert!(block_on(world.peer.request_response("x")).is_ok());
+        server.join().unwrap();
+        world.end_of_itself();
+    });
+}
+
+// By itself, since in a connection the driver would be called instead, and make
+// up for what the bell forgot.
+#[test]
+fn model_a_call_is_not_slept_through() {
+    explore(|| {
+        let bell = Arc::new(Bell::new());
+        let there = Arc::new(AtomicBool::new(false));
+        let link = thread::spawn({
+            let (waker, there) = (Waker::from(Arc::clone(&bell)), Arc::clone(&there));
+            move || {
+                there.store(true, Ordering::Relaxed);
+                waker.wake();
+            }
+        });
+        block_on(poll_fn(|cx| {
+            while !there.load(Ordering::Relaxed) {
+                if bell.call_me(cx) {
+                    return Poll::Pending;
+                }
+                bell.hush();
+            }
+            Poll::Ready(())
+        }));
+        link.join().unwrap();
     });
 }
