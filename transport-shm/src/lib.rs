@@ -58,6 +58,20 @@
 //! pieces, so that frames of any length pass whatever the memory. A link that
 //! has no room left holds up its sender.
 //!
+//! # Data that is not copied
+//!
+//! [`Requester::buffer`](rsocket_core::Requester::buffer) lends memory of the arena, from 4 KiB of data on and half the arena at most;
+//! beyond that it gives a vector. Data that is written there, with up to 115
+//! bytes of metadata, is sent from where it lies: a peer copies it once, a peer
+//! that [trusts](ShmOptions::trust_peer) this side not at all. It begins at a
+//! multiple of 128 bytes, and at one of 8 in the peer's copy, so that numbers can
+//! be read in place; other transports promise nothing of the kind.
+//!
+//! Data is copied as any other if it is a part of a buffer that does not begin
+//! with it, if the buffer is another link's, if its metadata is longer, and if it
+//! is sent again before the peer is done with it. A buffer that is held keeps the
+//! link's memory mapped.
+//!
 //! # Waiting
 //!
 //! A receiver looks at memory for a short while, giving other tasks their turns,
@@ -105,6 +119,7 @@
 //! |---|---|---|
 //! | ring | 256 KiB (4 KiB to 64 MiB) | stays in a processor's cache, holds thousands of small frames |
 //! | arena | 4 MiB (none, or 64 KiB to 1 GiB) | frames up to 2 MiB in one piece |
+//! | buffers that are lent | half the arena | the other half comes free again whatever the applications hold |
 //! | longest region of a peer that is mapped | 256 MiB | bounds page tables; the memory is the peer's |
 //! | spinning | 20 µs, where it pays | a few times what a sleep costs |
 //!
@@ -116,7 +131,8 @@
 //!
 //! Below them, `mem` is the only module that touches raw memory; `layout` says
 //! where what lies in a region, and checks a peer's; `ring` carries frames and
-//! says when the other side has to be rung; `arena` keeps the long ones.
+//! says when the other side has to be rung; `arena` keeps the long ones, and
+//! `lent` says how buffers of it come back from the application.
 //!
 //! Linux 5.1 or later; the crate is empty on other systems.
 
