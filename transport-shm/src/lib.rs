@@ -64,8 +64,10 @@
 //! beyond that it gives a vector. Data that is written there, with up to 115
 //! bytes of metadata, is sent from where it lies: a peer copies it once, a peer
 //! that [trusts](ShmOptions::trust_peer) this side not at all. It begins at a
-//! multiple of 128 bytes, and at one of 8 in the peer's copy, so that numbers can
-//! be read in place; other transports promise nothing of the kind.
+//! multiple of 128 bytes, and at one of 8 in the peer's copy where the allocator
+//! aligns as malloc does, so that numbers can be read in place. Other transports
+//! do nothing of the kind: who wants to be independent of them uses types that
+//! may lie anywhere.
 //!
 //! Data is copied as any other if it is a part of a buffer that does not begin
 //! with it, if the buffer is another link's, if its metadata is longer, and if it

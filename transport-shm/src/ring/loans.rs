@@ -77,7 +77,8 @@ fn what_is_written_in_a_loan_is_received_where_it_was_written() {
 
 #[test]
 fn a_consumer_that_copies_gets_the_same_with_the_data_at_a_multiple_of_a_word() {
-    for metadata_len in 0..=HEADROOM - 4 {
+    let step = if cfg!(miri) { 31 } else { 1 };
+    for metadata_len in (0..=HEADROOM - 4).step_by(step) {
         let mut link = OneWay::new(&small());
         let data = written(&mut link.producer, 6000, 5).unwrap();
         let metadata = vec![7; metadata_len];
@@ -86,7 +87,9 @@ fn a_consumer_that_copies_gets_the_same_with_the_data_at_a_multiple_of_a_word() 
         assert!(!is_in_place);
         assert!(frame == expected(&metadata, &data));
         let data = frame.slice(4 + metadata_len..);
-        assert!(data.as_ptr().addr().is_multiple_of(8), "{metadata_len}");
+        // Miri gives bytes no more than the alignment of bytes.
+        let is_aligned = data.as_ptr().addr().is_multiple_of(8);
+        assert!(is_aligned || cfg!(miri), "{metadata_len}");
     }
 }
 
