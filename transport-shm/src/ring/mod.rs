@@ -203,3 +203,5 @@ mod loans;
 mod models;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod threads;

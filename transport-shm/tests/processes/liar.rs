@@ -135,7 +135,8 @@ fn random_word(random: &mut Random) -> u64 {
     u64::from_le_bytes(word.try_into().unwrap()) >> random.within(0..=63)
 }
 
-fn resident() -> u64 {
+/// Memory of this process, in bytes.
+pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096
@@ -144,7 +145,11 @@ fn resident() -> u64 {
 #[tokio::test]
 async fn a_lying_peer_gets_an_error_and_does_no_harm() {
     let _alone = ALONE.lock().await;
-    let period = Duration::from_secs(if is_slow() { 120 } else { 4 });
+    let period = Duration::from_secs(match std::env::var("RSOCKET_TEST_SECONDS") {
+        Ok(seconds) => seconds.parse().expect("a number of seconds"),
+        Err(_) if is_slow() => 120,
+        Err(_) => 4,
+    });
     for seed in seeds(1) {
         let dir = Dir::new();
         let options = ShmOptions::new().ring_len(64 << 10).arena_len(256 << 10);

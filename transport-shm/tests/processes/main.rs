@@ -1,7 +1,8 @@
 //! Links between processes: that die, stop, lie, or share one processor.
 //!
 //! Each test starts this very program once more, in a role; see `role`.
-//! `RSOCKET_TEST_SLOW` in the environment makes them take minutes.
+//! `RSOCKET_TEST_SLOW` in the environment makes them take minutes, and
+//! `RSOCKET_TEST_SECONDS` says how long a peer lies.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
