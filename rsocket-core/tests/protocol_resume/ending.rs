@@ -167,6 +167,36 @@ fn a_client_with_nothing_left_to_do_does_not_mind_that_the_server_forgot_it() {
 
 // [C085]
 #[test]
+fn what_has_all_arrived_can_be_read_after_the_peer_has_left_and_needs_no_other_link() {
+    let closing = || {
+        let mut peer = client();
+        peer.open(RequestStream, "x");
+        peer.heard();
+        peer.say("PAYLOAD 1 NC d=y");
+        peer.session.close(peer.now());
+        peer.heard();
+        peer.say("KEEPALIVE p=11");
+        assert!(!peer.session.is_closed(), "it is to be read");
+        peer
+    };
+    let read = |mut peer: Peer| {
+        assert_eq!(ending(&mut peer), "Closed: closed by this side");
+        assert_eq!(peer.take(1), "d=y");
+        assert_eq!(peer.take(1), "Complete");
+    };
+    // The server has nothing to do any more, and says so by closing the link.
+    let mut peer = closing();
+    peer.hang_up();
+    read(peer);
+    // Or the link is lost.
+    let mut peer = closing();
+    let lost = CloseReason::KeepaliveTimeout { millis: 1 };
+    peer.session.handle_disconnect(peer.now(), lost);
+    read(peer);
+}
+
+// [C085]
+#[test]
 fn a_client_that_closes_while_it_asks_does_not_ask_again() {
     let asked = || {
         let mut peer = client();

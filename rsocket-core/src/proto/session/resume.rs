@@ -192,7 +192,17 @@ impl Session {
 
     /// Whether all streams are over, as far as this side knows.
     fn has_nothing_to_do(&self) -> bool {
-        self.streams.len() == 0 && self.effects.answers.is_empty()
+        self.streams_are_over() && self.effects.answers.is_empty()
+    }
+
+    /// Whether no other link is needed for any stream. What has arrived can be
+    /// read when the session has ended, too; but with the session a store forgets
+    /// what the application has not taken.
+    fn streams_are_over(&self) -> bool {
+        match self.durable {
+            Some(_) => self.streams.len() == 0,
+            None => self.streams.are_over(),
+        }
     }
 
     /// The answer to RESUME: RESUME_OK or ERROR, and nothing else \[C284];
@@ -301,7 +311,7 @@ impl Session {
 
     /// Whether the peer has everything, and nothing is to come.
     pub(super) fn is_settled(&self) -> bool {
-        self.streams.len() == 0
+        self.streams_are_over()
             && self.effects.answers.is_empty()
             && self.resume.as_ref().is_none_or(|r| r.log.is_empty())
     }

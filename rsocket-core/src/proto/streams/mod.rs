@@ -191,6 +191,15 @@ impl Streams {
         self.local.len() + self.remote.len()
     }
 
+    /// Whether neither side has anything to say on any stream. Who reads or serves
+    /// them may not have let go of them yet.
+    ///
+    /// Looks at all streams: for the end of a session.
+    pub(super) fn are_over(&self) -> bool {
+        let mut live = self.slots.iter().filter(|stream| stream.live);
+        live.all(|stream| stream.state.is_closed() && !stream.has_output() && !stream.queued)
+    }
+
     /// Streams that this side opened and that are not over.
     pub(super) fn local_len(&self) -> usize {
         self.local.len()
