@@ -9,11 +9,12 @@ passes if what it demands of the abused connection holds, and if
 
 - the witness was answered all along, as was a new connection while the abuse was going on,
 - its 99th percentile at the abused server is not above twice that at the twin, unless the difference
-  is below 8 ms. Abuser, witness and both servers may have to share a core or two, and what that
+  is below 24 ms. Abuser, witness and both servers may have to share a core or two, and what that
   makes slow is slow at both servers: the ratio shows what the server itself does to its honest
-  clients. But the scheduler lets a process that works wait for others up to a tick (4 ms) longer
-  than one that sleeps all the time, and a question and its answer may both meet that: 8 ms say
-  nothing about the server,
+  clients. But the scheduler lets a process that works wait up to a tick (4 ms) longer than one that
+  sleeps all the time, for each other that wants the same core, and a question and its answer may
+  both meet that: a machine that has other things to do makes 24 ms of it. The table shows what was
+  measured; on a quiet machine read that,
 - the server's resident memory never rose by more than the stated bound (VmHWM of /proc/PID/status),
 - the server comes to rest while the abuser is still connected (it does not spin), and
 - once the abuser is gone, no request of its is left in work and no descriptor is left open.
@@ -91,7 +92,7 @@ SEED = 20_240_607
 
 # Beyond both of these the server keeps honest clients waiting: how much later than its twin it
 # answers, and how many seconds more that is.
-SLOWDOWN, SLOW_SECONDS = 2, 0.008
+SLOWDOWN, SLOW_SECONDS = 2, 0.024
 # What takes less than this is no load; what takes less than that is done again meanwhile.
 SHORT_SECONDS, LONG_SECONDS = 0.03, 0.8
 # On how many servers a scenario may be run to get enough answers.
