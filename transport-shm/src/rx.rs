@@ -22,7 +22,7 @@ const LOOKS_UNHEARD: u32 = 64;
 /// takes whose peer is awake, and about what a turn of any task takes.
 const SLICE: Duration = Duration::from_micros(1);
 
-/// How long a request that is alone in flight looks before it sleeps.
+/// How long a request that is alone in flight looks before others have their turns.
 const LINGER: Duration = Duration::from_micros(5);
 
 /// Receives frames out of the peer's memory.
