@@ -89,7 +89,10 @@ pub fn serve(order: ServerOrder) -> Result<()> {
             #[cfg(feature = "ours")]
             Stack::OursWs => crate::ours::serve_ws(announce).await,
             #[cfg(feature = "ours")]
-            Stack::OursShm | Stack::OursShmTrusted | Stack::OursShmAsleep => {
+            Stack::OursShm
+            | Stack::OursShmTrusted
+            | Stack::OursShmPolling
+            | Stack::OursShmAsleep => {
                 crate::ours::serve_shm(stack, announce).await
             }
             #[cfg(feature = "peers")]
@@ -158,7 +161,10 @@ async fn drive(order: ClientOrder, meter: Arc<Meter>) -> Result<()> {
             .await
         }
         #[cfg(feature = "ours")]
-        Stack::OursShm | Stack::OursShmTrusted | Stack::OursShmAsleep => {
+        Stack::OursShm
+        | Stack::OursShmTrusted
+        | Stack::OursShmPolling
+        | Stack::OursShmAsleep => {
             let ours = crate::ours::connect_shm(server, stack, load).await?;
             load::drive(ours, load, meter).await
         }

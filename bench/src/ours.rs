@@ -70,10 +70,14 @@ fn shm_options(stack: Stack) -> ShmOptions {
     let options = ShmOptions::new();
     match stack {
         #[expect(unsafe_code, reason = "what it costs not to trust is measured")]
-        Stack::OursShmTrusted => {
+        Stack::OursShmTrusted | Stack::OursShmPolling => {
+            let spin = match stack {
+                Stack::OursShmPolling => Spin::Poll,
+                _ => Spin::default(),
+            };
             // SAFETY: both processes run this program, which writes to no payload
             // that it has sent.
-            unsafe { options.trust_peer() }
+            unsafe { options.spin(spin).trust_peer() }
         }
         Stack::OursShmAsleep => options.spin(Spin::Sleep),
         _ => options,

@@ -185,7 +185,7 @@ const fn color(row: &RowReport) -> RGBColor {
         ) => RGBColor(225, 140, 110),
         (Stack::OursShm, Load::InOrder { .. }) => RGBColor(120, 50, 0),
         (Stack::OursShm | Stack::OursShmAsleep, _) => RGBColor(213, 94, 0),
-        (Stack::OursShmTrusted, _) => RGBColor(240, 180, 150),
+        (Stack::OursShmTrusted | Stack::OursShmPolling, _) => RGBColor(240, 180, 150),
         (Stack::Iceoryx, _) => RGBColor(204, 121, 167),
         (Stack::IceoryxPublished, _) => RGBColor(235, 190, 215),
         (Stack::RsocketRust, _) => RGBColor(230, 159, 0),

@@ -108,6 +108,8 @@ pub enum Stack {
     /// Likewise, and each side trusts the other: large payloads are read where
     /// they lie.
     OursShmTrusted,
+    /// Likewise, and never asleep, as iceoryx2 here.
+    OursShmPolling,
     /// This library, over shared memory, asleep whenever there is nothing to do.
     OursShmAsleep,
     /// iceoryx2 0.10, request-response.
@@ -130,6 +132,7 @@ impl Stack {
             | Self::OursWs
             | Self::OursShm
             | Self::OursShmTrusted
+            | Self::OursShmPolling
             | Self::OursShmAsleep => cfg!(feature = "ours"),
             Self::Iceoryx | Self::IceoryxPublished | Self::RsocketRust | Self::Tonic => {
                 cfg!(feature = "peers")
@@ -170,6 +173,7 @@ impl fmt::Display for Stack {
             Self::OursWs => "ours, WebSocket",
             Self::OursShm => "ours, shm",
             Self::OursShmTrusted => "ours, shm, trusted",
+            Self::OursShmPolling => "ours, shm, trusted, polling",
             Self::OursShmAsleep => "ours, shm, sleeping",
             Self::Iceoryx => "iceoryx2",
             Self::IceoryxPublished => "iceoryx2, published",

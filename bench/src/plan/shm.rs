@@ -153,7 +153,8 @@ pub(super) fn p7() -> Vec<Scenario> {
                 rows: vec![
                     row("", Stack::Ring, runtime, load),
                     row("", Stack::OursShm, runtime, load),
-                    judged(rules.clone(), row("", Stack::OursShmTrusted, runtime, load)),
+                    row("", Stack::OursShmTrusted, runtime, load),
+                    judged(rules.clone(), row("", Stack::OursShmPolling, runtime, load)),
                     row("", Stack::Iceoryx, runtime, load),
                     row("", Stack::IceoryxPublished, runtime, load),
                     row("", Stack::Ours, runtime, load),
