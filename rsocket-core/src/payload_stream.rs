@@ -16,7 +16,7 @@ use crate::{
     driver::{Inner, Outbound, Shared},
     error::Error,
     frame::{Demand, Interaction},
-    proto::{Capacity, DemandPolicy, Open, StreamKey, Take},
+    proto::{Batch, Capacity, DemandPolicy, Open, StreamKey, Take},
     reconnect::Finder,
 };
 
@@ -58,6 +58,8 @@ enum State {
 struct Reader {
     shared: Arc<Shared>,
     key: StreamKey,
+    /// Arrived, and taken from the connection already.
+    batch: Batch,
     /// Its end was seen: letting go of it cancels nothing.
     ended: bool,
 }
@@ -67,8 +69,19 @@ impl Reader {
         Self {
             shared,
             key,
+            batch: Batch::default(),
             ended: false,
         }
+    }
+
+    /// The next payload that was taken from the connection already.
+    #[inline]
+    fn pop(&mut self) -> Option<Payload> {
+        let payload = self.batch.pop()?;
+        if self.batch.is_due() {
+            self.shared.settle_batch(self.key, &mut self.batch);
+        }
+        Some(payload)
     }
 }
 
@@ -274,6 +287,15 @@ impl Stream for PayloadStream {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
+            if let State::Open(reader, _) = &mut this.state
+                && let Some(payload) = reader.pop()
+            {
+                this.received += 1;
+                if this.received <= this.skip_to {
+                    continue;
+                }
+                return Poll::Ready(Some(Ok(payload)));
+            }
             if let Err(error) = ready!(this.poll_open(cx)) {
                 this.requester = None;
                 this.finder = None;
@@ -282,11 +304,14 @@ impl Stream for PayloadStream {
             let State::Open(reader, request) = &mut this.state else {
                 return Poll::Ready(None);
             };
+            let Reader {
+                shared, key, batch, ..
+            } = reader;
             let (take, sent) = match &this.finder {
-                None => (reader.shared.poll_take(cx, reader.key), true),
-                Some(_) => reader.shared.with(|inner| {
-                    let take = inner.poll_take(cx, reader.key);
-                    (take, inner.session.was_sent(reader.key))
+                None => (shared.poll_take_batch(cx, *key, batch), true),
+                Some(_) => shared.with(|inner| {
+                    let take = inner.poll_take(cx, *key);
+                    (take, inner.session.was_sent(*key))
                 }),
             };
             let item = match (take, &this.finder, request.take()) {
@@ -374,7 +399,7 @@ impl PayloadSink {
                 Capacity::Pending => Poll::Pending,
                 Capacity::Closed => Poll::Ready(Err(over(inner))),
                 Capacity::Payloads(_) => match payload.take() {
-                    Some(payload) => Poll::Ready(inner.session.send(key, payload)),
+                    Some(payload) => Poll::Ready(inner.send(key, payload)),
                     None => Poll::Ready(Ok(())),
                 },
             })

@@ -50,9 +50,10 @@ pub(crate) use self::{
     task::{Accepting, Acceptor, Driver},
 };
 use crate::{
+    Payload,
     error::{CloseReason, Error},
-    proto::{Capacity, Open, Progress, Session, StreamKey, Take, Wake},
-    transport::{FrameTx, LentMemory, LinkInfo},
+    proto::{Batch, Capacity, Open, Progress, Session, StreamKey, Take, Wake},
+    transport::{FrameTx, LentMemory, LinkInfo, OutFrame, TransportError},
 };
 
 /// What a connection's handles and its driver share.
@@ -216,7 +217,7 @@ impl Shared {
         self.with(|inner| {
             // Boxed, since it is kept over what follows: it would be moved as a
             // whole, and seldom is one.
-            let opened = inner.session.open(open).map_err(Box::new);
+            let opened = inner.open(open).map_err(Box::new);
             if inner.session.streams_open() > 1 {
                 inner.alone = 0;
             }
@@ -224,10 +225,23 @@ impl Shared {
         })
     }
 
-    /// Takes what arrived on a stream; on `Pending` the task will be woken.
-    #[inline]
-    pub(crate) fn poll_take(&self, cx: &Context<'_>, key: StreamKey) -> Take {
-        self.with(|inner| inner.poll_take(cx, key))
+    /// Takes what arrived on a stream, more than the first payload into `batch`;
+    /// on `Pending` the task will be woken.
+    pub(crate) fn poll_take_batch(
+        &self,
+        cx: &Context<'_>,
+        key: StreamKey,
+        batch: &mut Batch,
+    ) -> Take {
+        self.with(|inner| {
+            let take = inner.session.poll_take_batch(key, batch);
+            inner.remember_reader(cx, key, take)
+        })
+    }
+
+    /// Tells of what was used of `batch`.
+    pub(crate) fn settle_batch(&self, key: StreamKey, batch: &mut Batch) {
+        self.with(|inner| inner.session.settle_batch(key, batch));
     }
 
     /// Takes a request's one answer and lets go of the stream.
@@ -287,6 +301,7 @@ impl Shared {
                 inner.end_licence();
                 inner.session.cancel(key);
             }
+            inner.session.give_up_batch(key);
             inner.session.release(key);
         });
     }
@@ -393,6 +408,10 @@ impl fmt::Debug for Shared {
 impl Inner {
     pub(crate) fn poll_take(&mut self, cx: &Context<'_>, key: StreamKey) -> Take {
         let take = self.session.poll_take(key);
+        self.remember_reader(cx, key, take)
+    }
+
+    fn remember_reader(&mut self, cx: &Context<'_>, key: StreamKey, take: Take) -> Take {
         if matches!(take, Take::Pending) {
             remember(&mut self.waiting(key.slot).reader, cx);
         }
@@ -463,6 +482,54 @@ impl Inner {
         self.session.lost_for().is_none() || self.session.is_closed()
     }
 
+    /// The session, and the link if it takes frames, with whom it wakes.
+    #[inline]
+    fn session_and_link(&mut self) -> (&mut Session, Option<(&mut dyn FrameTx, Context<'_>)>) {
+        let takes = !self.blocked && self.lost.is_none();
+        let cx = Context::from_waker(&self.driver);
+        let tx = self.tx.as_deref_mut().filter(|_| takes);
+        (&mut self.session, tx.map(|tx| (tx as &mut dyn FrameTx, cx)))
+    }
+
+    /// Opens a stream; the link takes the request at once if nothing is before it.
+    #[inline]
+    fn open(&mut self, open: Open) -> Result<StreamKey, Error> {
+        let (session, Some((tx, mut cx))) = self.session_and_link() else {
+            return self.session.open(open);
+        };
+        let send = |frame: &OutFrame<'_>| tx.poll_send(&mut cx, frame);
+        let (key, progress) = session.open_through(open, send)?;
+        self.note(progress);
+        Ok(key)
+    }
+
+    /// Sends a payload on a stream, likewise.
+    #[inline]
+    pub(crate) fn send(&mut self, key: StreamKey, payload: Payload) -> Result<(), Error> {
+        let (session, Some((tx, mut cx))) = self.session_and_link() else {
+            return self.session.send(key, payload);
+        };
+        let send = |frame: &OutFrame<'_>| tx.poll_send(&mut cx, frame);
+        let progress = session.send_through(key, payload, send)?;
+        self.note(progress);
+        Ok(())
+    }
+
+    /// Takes note of what became of a frame; whether the link took one.
+    #[inline]
+    fn note(&mut self, progress: Result<Progress, TransportError>) -> bool {
+        match progress {
+            Ok(Progress::Sent) => {
+                self.unflushed += 1;
+                return true;
+            }
+            Ok(Progress::Idle) => {}
+            Ok(Progress::Blocked) => self.blocked = true,
+            Err(error) => self.lost = Some(error.into()),
+        }
+        false
+    }
+
     /// Moves frames from the session to the link until one of them has no more.
     #[inline]
     fn pump(&mut self) {
@@ -473,22 +540,13 @@ impl Inner {
         if self.session.uses_lease() {
             self.session.tell_time(now());
         }
-        let mut cx = Context::from_waker(&self.driver);
         loop {
-            let Some(tx) = &mut self.tx else {
+            let (session, Some((tx, mut cx))) = self.session_and_link() else {
                 return;
             };
-            match self.session.transmit(|frame| tx.poll_send(&mut cx, frame)) {
-                Ok(Progress::Sent) => self.unflushed += 1,
-                Ok(Progress::Idle) => return,
-                Ok(Progress::Blocked) => {
-                    self.blocked = true;
-                    return;
-                }
-                Err(error) => {
-                    self.lost = Some(error.into());
-                    return;
-                }
+            let progress = session.transmit(|frame| tx.poll_send(&mut cx, frame));
+            if !self.note(progress) {
+                return;
             }
         }
     }

@@ -95,7 +95,7 @@ impl Outbound {
 pub(crate) fn answer(inner: &mut Inner, key: StreamKey, answer: Result<Payload, Failure>) {
     match answer {
         Ok(payload) => {
-            if let Err(error) = inner.session.send(key, payload) {
+            if let Err(error) = inner.send(key, payload) {
                 tracing::error!(stream_id = key.id.get(), %error, "the answer cannot be sent");
                 inner.session.fail(key, &error.into());
             }
@@ -303,7 +303,7 @@ impl ServeStream {
 /// Gives `payloads` to the session; false when that ended the stream.
 fn send(inner: &mut Inner, key: StreamKey, payloads: impl Iterator<Item = Payload>) -> bool {
     for payload in payloads {
-        if let Err(error) = inner.session.send(key, payload) {
+        if let Err(error) = inner.send(key, payload) {
             tracing::error!(stream_id = key.id.get(), %error, "a payload cannot be sent");
             inner.session.fail(key, &error.into());
             return false;

@@ -43,7 +43,7 @@ pub use self::{
     setup::{Setup, SetupOptions, Side},
     stats::Stats,
     streams::{
-        Capacity, Credit, DemandPolicy, NoCredit, Open, Overrun, Prefetch, RestoredStream, Role,
-        State, StreamEvent, StreamIds, StreamKey, Take, Wake,
+        Batch, Capacity, Credit, DemandPolicy, NoCredit, Open, Overrun, Prefetch, RestoredStream,
+        Role, State, StreamEvent, StreamIds, StreamKey, Take, Wake,
     },
 };

@@ -24,7 +24,7 @@ use self::{
 };
 use super::{
     Random,
-    link::{Arrival, LinkFaults},
+    link::{Arrival, LinkFaults, Wire},
     referee::Referee,
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
         Capacity, Config, DemandPolicy, Event, LeaseConfig, LeaseGrant, Limits, Open, Progress,
         ResumeOptions, Session, SetupOptions, Side, Stats, StreamKey, Take, Wake,
     },
-    transport::{InFrame, Limits as LinkLimits, TransportError, TransportErrorKind},
+    transport::{InFrame, Limits as LinkLimits, OutFrame, TransportError, TransportErrorKind},
 };
 
 /// What a seed made of a connection's life.
@@ -341,15 +341,9 @@ impl World {
         let mut busy = false;
         end.session.tell_time(now);
         for _ in 0..random.length(8) {
-            let Ok(progress) = end.session.transmit(|frame| {
-                let bytes = frame.to_vec();
-                if wire.send(now, random, bytes.clone()) {
-                    referee.sends(&bytes);
-                    Poll::Ready(Ok::<(), Infallible>(()))
-                } else {
-                    Poll::Pending
-                }
-            });
+            let Ok(progress) = end
+                .session
+                .transmit(|frame| offer(wire, referee, now, random, frame));
             match progress {
                 Progress::Sent => busy = true,
                 Progress::Idle => {
@@ -603,12 +597,20 @@ impl World {
         let complete = interaction == Interaction::RequestChannel
             && script.up.planned == 1
             && script.up.end == HowEnded::Completed;
-        let opened = end.session.open(Open {
+        let open = Open {
             interaction,
             payload: content(index, false, 0),
             demand: script.down.demand,
             complete,
-        });
+        };
+        let (random, now) = (&mut self.random, self.now);
+        let opened = match self.links.sending(side) {
+            Some(wire) if random.once_in(2) => {
+                let send = |frame: &OutFrame<'_>| offer(wire, &mut end.referee, now, random, frame);
+                end.session.open_through(open, send).map(|(key, _)| key)
+            }
+            _ => end.session.open(open),
+        };
         let key = match opened {
             Ok(key) => key,
             Err(Error::Closed(_)) => return true,
@@ -678,10 +680,24 @@ impl World {
             if !(only_handle && self.random.once_in(2)) {
                 end.session.cancel(key);
             }
+            if flow.batch.is_some() {
+                end.session.give_up_batch(key);
+            }
             end.session.release(key);
             return ActorState::Done;
         }
-        match end.session.poll_take(key) {
+        let at_hand = flow.batch.as_mut().and_then(|batch| {
+            let payload = batch.pop()?;
+            if batch.is_due() {
+                end.session.settle_batch(key, batch);
+            }
+            Some(Take::Payload(payload))
+        });
+        let take = at_hand.unwrap_or_else(|| match &mut flow.batch {
+            Some(batch) => end.session.poll_take_batch(key, batch),
+            None => end.session.poll_take(key),
+        });
+        match take {
             Take::Payload(payload) => {
                 let expected = content(index, down, flow.received);
                 assert_eq!(
@@ -792,7 +808,16 @@ impl World {
                     let n = self.random.within(1..=n.min(flow.planned - flow.sent));
                     for _ in 0..n {
                         let payload = content(index, down, flow.sent);
-                        let sent = end.session.send(key, payload);
+                        let (random, now) = (&mut self.random, self.now);
+                        let sent = match self.links.sending(side) {
+                            Some(wire) if random.once_in(2) => {
+                                let send = |frame: &OutFrame<'_>| {
+                                    offer(wire, &mut end.referee, now, random, frame)
+                                };
+                                end.session.send_through(key, payload, send).map(|_| ())
+                            }
+                            _ => end.session.send(key, payload),
+                        };
                         assert!(sent.is_ok(), "script {index}: {sent:?}");
                         flow.sent += 1;
                     }
@@ -1065,4 +1090,20 @@ impl End {
             pushes_in_work: 0,
         }
     }
+}
+
+/// Gives a frame to a link, which may not take it.
+fn offer(
+    wire: &mut Wire,
+    referee: &mut Referee,
+    now: Instant,
+    random: &mut Random,
+    frame: &OutFrame<'_>,
+) -> Poll<Result<(), Infallible>> {
+    let bytes = frame.to_vec();
+    if !wire.send(now, random, bytes.clone()) {
+        return Poll::Pending;
+    }
+    referee.sends(&bytes);
+    Poll::Ready(Ok(()))
 }

@@ -412,19 +412,20 @@ impl Session {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
+    #[inline]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_closed() {
             return None;
         }
-        let link = match &self.resume {
-            Some(resume) if !resume.is_up() => [resume.poll_timeout(), None, None],
-            resume => [
-                self.keepalive.as_ref().map(Keepalive::poll_timeout),
-                self.poll_lease_timeout(),
-                resume.as_ref().and_then(|resume| resume.replay_due()),
-            ],
-        };
-        [self.deadline].into_iter().chain(link).flatten().min()
+        let mut due = self.deadline;
+        if let Some(resume) = &self.resume {
+            if !resume.is_up() {
+                return earlier(due, resume.poll_timeout());
+            }
+            due = earlier(due, resume.replay_due());
+        }
+        let keepalive = self.keepalive.as_ref().map(Keepalive::poll_timeout);
+        earlier(earlier(due, keepalive), self.poll_lease_timeout())
     }
 
     /// Whether frames may be given to [`handle_frame`](Self::handle_frame).
@@ -529,7 +530,15 @@ impl Session {
 
     /// Ends a drain once all streams are over, and those whose requests were
     /// refused know.
+    #[inline]
     fn finish_drain(&mut self) {
+        if self.farewell_owed || matches!(self.phase, Phase::Draining(_)) {
+            self.drain();
+        }
+    }
+
+    #[cold]
+    fn drain(&mut self) {
         if self.farewell_owed && self.is_farewell_due() {
             self.farewell_owed = false;
             self.fail_connection(ErrorCode::CONNECTION_CLOSE, "closing");
@@ -578,6 +587,15 @@ impl Session {
         self.deadline = None;
         self.keepalive = None;
         self.effects.events.push_back(Event::Closed(reason));
+    }
+}
+
+/// The earlier of two times, if there are any.
+#[inline]
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::{task::Poll, time::Instant};
 
-use super::{By, Cause, Phase, Session};
+use super::{By, Cause, Phase, Progress, Session};
 use crate::{
     Payload,
     error::{CloseReason, Error, Failure},
     frame::{self, Demand, ErrorCode, Frame, MetadataPush},
-    proto::{Capacity, DemandPolicy, Keepalive, Open, StreamKey, Take, streams::frame_limit},
+    proto::{
+        Batch, Capacity, DemandPolicy, Keepalive, Open, StreamKey, Take, streams::frame_limit,
+    },
+    transport::OutFrame,
 };
 
 impl Session {
@@ -50,6 +53,38 @@ impl Session {
     /// payload that cannot be sent, [`Error::NoStreamId`] when all ids are in
     /// use, [`Error::NoLease`] when too many wait for a lease. Nothing was sent.
     pub fn open(&mut self, open: Open) -> Result<StreamKey, Error> {
+        let max_len = self.begin_open()?;
+        self.streams.open(open, max_len, &self.config)
+    }
+
+    /// As [`open`](Self::open), and if nothing else waits for the link, the request
+    /// goes to `send` at once, as from [`transmit`](Self::transmit): what came of
+    /// that, if it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); within, what `send` returned.
+    #[inline]
+    pub fn open_through<E>(
+        &mut self,
+        open: Open,
+        send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+    ) -> Result<(StreamKey, Result<Progress, E>), Error> {
+        let max_len = self.begin_open()?;
+        if !self.is_clear() {
+            let key = self.streams.open(open, max_len, &self.config)?;
+            return Ok((key, Ok(Progress::Idle)));
+        }
+        let (key, progress) = self
+            .streams
+            .open_through(open, max_len, &self.config, send)?;
+        self.count_sent(&progress);
+        Ok((key, progress))
+    }
+
+    /// Checks that a stream may be opened; the longest frame for it.
+    #[inline]
+    fn begin_open(&mut self) -> Result<usize, Error> {
         self.touch();
         match &self.phase {
             Phase::AwaitSetup | Phase::Deciding { .. } | Phase::Open => {}
@@ -57,8 +92,24 @@ impl Session {
             Phase::Draining(By::Peer) => return Err(Error::Closed(CloseReason::Peer)),
             Phase::Closed(reason) => return Err(Error::Closed(reason.clone())),
         }
-        let max_len = frame_limit(self.link_max, &self.config);
-        self.streams.open(open, max_len, &self.config)
+        Ok(frame_limit(self.link_max, &self.config))
+    }
+
+    /// Whether a frame that is sent now is not ahead of another one, and need not
+    /// be remembered.
+    #[inline]
+    fn is_clear(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+            && self.resume.is_none()
+            && self.effects.control.is_empty()
+            && self.effects.answers.is_empty()
+            && self.streams.is_clear()
+    }
+
+    /// Counts what went out past [`transmit`](Self::transmit).
+    #[inline]
+    fn count_sent<E>(&mut self, progress: &Result<Progress, E>) {
+        self.effects.stats.frames_sent += u64::from(matches!(progress, Ok(Progress::Sent)));
     }
 
     /// Sends METADATA_PUSH.
@@ -92,6 +143,27 @@ impl Session {
     pub fn poll_take(&mut self, key: StreamKey) -> Take {
         self.touch();
         self.streams.poll_take(key)
+    }
+
+    /// As [`poll_take`](Self::poll_take); what else is there goes into `batch`,
+    /// which is empty, to be used without asking for each. Of a stream with a
+    /// store behind it nothing does.
+    pub fn poll_take_batch(&mut self, key: StreamKey, batch: &mut Batch) -> Take {
+        let take = self.poll_take(key);
+        if matches!(take, Take::Payload(_)) {
+            self.streams.fill_batch(key, batch);
+        }
+        take
+    }
+
+    /// Takes note of what was used of a batch, when that [is due](Batch::is_due).
+    pub fn settle_batch(&mut self, key: StreamKey, batch: &mut Batch) {
+        self.streams.settle_batch(key, batch);
+    }
+
+    /// The rest of a stream's batch was dropped; before [`release`](Self::release).
+    pub fn give_up_batch(&mut self, key: StreamKey) {
+        self.streams.give_up_batch(key);
     }
 
     /// How many payloads a stream takes now: within the peer's credit, and no
@@ -129,6 +201,32 @@ impl Session {
         self.touch();
         let max_len = frame_limit(self.link_max, &self.config);
         self.streams.send(key, payload, max_len, &self.config)
+    }
+
+    /// As [`send`](Self::send), and if nothing else waits for the link, the payload
+    /// goes to `send` at once, as from [`transmit`](Self::transmit): what came of
+    /// that, if it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); within, what `send` returned.
+    #[inline]
+    pub fn send_through<E>(
+        &mut self,
+        key: StreamKey,
+        payload: Payload,
+        send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+    ) -> Result<Result<Progress, E>, Error> {
+        if !self.is_clear() {
+            self.send(key, payload)?;
+            return Ok(Ok(Progress::Idle));
+        }
+        let max_len = frame_limit(self.link_max, &self.config);
+        let progress = self
+            .streams
+            .send_through(key, payload, max_len, &self.config, send)?;
+        self.count_sent(&progress);
+        Ok(progress)
     }
 
     /// Completes the sending half. Without effect after its end.

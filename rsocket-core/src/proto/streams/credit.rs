@@ -252,20 +252,36 @@ impl Prefetch {
         self.buffered = self.buffered.saturating_add(1);
     }
 
-    /// Counts a payload that the application took; returns the REQUEST_N to
+    /// Counts `n` payloads that the application took; returns the REQUEST_N to
     /// send, if one is due.
     #[must_use = "credit that is not sent to the peer is lost, and the stream stalls"]
-    pub fn on_consumed(&mut self) -> Option<Demand> {
-        self.buffered = self.buffered.saturating_sub(1);
+    pub fn on_consumed(&mut self, n: u32) -> Option<Demand> {
+        self.buffered = self.buffered.saturating_sub(n);
         let DemandPolicy::Prefetch { high, low } = self.policy else {
             return None;
         };
-        let outstanding = self.in_flight + u64::from(self.buffered);
+        let outstanding = self.outstanding();
         if outstanding > low.into() {
             return None;
         }
         let refill = u64::from(high.get()).checked_sub(outstanding)?;
         self.grant(Demand::new(u32::try_from(refill).ok()?)?)
+    }
+
+    /// How many payloads the application may take before
+    /// [`on_consumed`](Self::on_consumed) is to know of them; at least 1. So many
+    /// may be told of together.
+    pub fn until_refill(&self) -> u32 {
+        let DemandPolicy::Prefetch { low, .. } = self.policy else {
+            return u32::MAX;
+        };
+        let until = self.outstanding().saturating_sub(low.into());
+        u32::try_from(until).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Asked for, and not taken.
+    fn outstanding(&self) -> u64 {
+        self.in_flight + u64::from(self.buffered)
     }
 }
 
@@ -331,7 +347,7 @@ mod tests {
         let mut single = Prefetch::new(DemandPolicy::prefetch(demand(1)));
         single.on_received_free();
         assert_eq!(single.start(), None);
-        assert_eq!(single.on_consumed(), Some(demand(1)));
+        assert_eq!(single.on_consumed(1), Some(demand(1)));
     }
 
     // A sender and a receiver, joined by nothing but the grants: whatever the
@@ -358,7 +374,7 @@ mod tests {
                     2 if buffered > 0 => {
                         buffered -= 1;
                         taken += 1;
-                        if let Some(n) = prefetch.on_consumed() {
+                        if let Some(n) = prefetch.on_consumed(1) {
                             credit.grant(n);
                         }
                     }

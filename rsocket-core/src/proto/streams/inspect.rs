@@ -49,11 +49,16 @@ impl Streams {
             .flat_map(|(_, stream)| &stream.inbox)
             .map(|payload| payload_cost(payload.len()))
             .sum();
+        let handed: usize = live().map(|(_, stream)| stream.handed_cost).sum();
         let joins: usize = live()
             .filter_map(|(_, stream)| stream.join.as_ref())
             .map(|joining| joining.join.len())
             .sum();
-        assert_eq!(self.buffered, inboxes + joins + waiting, "bytes buffered");
+        assert_eq!(
+            self.buffered,
+            inboxes + handed + joins + waiting,
+            "bytes buffered"
+        );
 
         assert_eq!(self.local.len(), of(Role::Requester).count());
         assert_eq!(self.remote.len(), of(Role::Responder).count());

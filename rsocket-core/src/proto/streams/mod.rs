@@ -1,5 +1,6 @@
 //! All streams of a session: opening, routing, and whose frame goes next.
 
+mod batch;
 mod credit;
 mod ids;
 mod inbound;
@@ -11,12 +12,14 @@ mod save;
 mod state;
 mod stream;
 mod table;
+mod through;
 mod verbs;
 
 use std::collections::VecDeque;
 
 pub(super) use self::save::Saved;
 pub use self::{
+    batch::Batch,
     credit::{Credit, DemandPolicy, NoCredit, Overrun, Prefetch},
     ids::StreamIds,
     save::RestoredStream,
@@ -344,6 +347,7 @@ impl Streams {
     }
 
     /// Wakes those who waited for the outboxes to empty.
+    #[inline]
     fn relieve(&mut self) {
         if !self.crowded.is_empty() && self.queued.len <= self.max_queued_len / 2 {
             for slot in std::mem::take(&mut self.crowded) {
@@ -409,19 +413,28 @@ impl Streams {
     }
 
     /// Frees the slot once nobody needs it: neither peer, application nor wire.
+    #[inline]
     fn settle(&mut self, slot: usize) {
+        let is_over = self.slots.get(slot).is_some_and(|stream| {
+            let needed = stream.handles > 0 || stream.queued || stream.has_output();
+            stream.live && !needed && stream.state.is_closed()
+        });
+        if is_over {
+            self.free(slot);
+        }
+    }
+
+    fn free(&mut self, slot: usize) {
         let Some(stream) = self.slots.get_mut(slot) else {
             return;
         };
-        let needed = stream.handles > 0 || stream.has_output() || stream.queued;
-        if !stream.live || !stream.state.is_closed() || needed {
-            return;
-        }
         stream.live = false;
-        for payload in stream.inbox.drain(..) {
+        while let Some(payload) = stream.inbox.pop_front() {
             let cost = payload_cost(payload.len());
             self.buffered = self.buffered.saturating_sub(cost);
         }
+        self.buffered = self.buffered.saturating_sub(stream.handed_cost);
+        stream.handed_cost = 0;
         stream.shrink();
         match stream.role {
             Role::Requester => self.local.remove(stream.id),

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What a frame that was sent means for its stream.
-enum Sent {
+pub(super) enum Sent {
     /// A fragment, and others follow from the cursor.
     Fragment(Cursor),
     /// The outbox's first item, or the last fragment of it.
@@ -110,7 +110,7 @@ impl Streams {
     }
 
     #[inline]
-    fn after_sent(&mut self, slot: usize, more: bool) {
+    pub(super) fn after_sent(&mut self, slot: usize, more: bool) {
         self.wake_writer(slot);
         self.relieve();
         if !more {
@@ -160,11 +160,24 @@ fn send_next<E>(
         return bare(&head, send).map_ok(|()| Sent::RequestN(n));
     }
     match stream.outbox.front() {
-        Some(Item::Request {
+        Some(item) => send_item(stream, item, max_len, send),
+        None => bare(&completion(stream), send).map_ok(|()| Sent::Item),
+    }
+}
+
+/// Likewise, the frame that `item` makes, or the next of its fragments.
+pub(super) fn send_item<E>(
+    stream: &Stream,
+    item: &Item,
+    max_len: usize,
+    send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+) -> Poll<Result<Sent, E>> {
+    match item {
+        Item::Request {
             payload,
             initial_n,
             complete,
-        }) if !stream.cursor.is_started() => {
+        } if !stream.cursor.is_started() => {
             let fixed = fixed_len(stream.interaction);
             let (part, next) = stream.cursor.next(payload, fixed, max_len);
             let head = Head::request(
@@ -178,29 +191,30 @@ fn send_next<E>(
             );
             payload_frame(payload, &head, &part, send).map_ok(|()| after(part.follows, next))
         }
-        Some(Item::Request { payload, .. }) => {
+        Item::Request { payload, .. } => {
             let (part, next) = stream.cursor.next(payload, HEADER_LEN, max_len);
             let metadata_len = part.metadata.map(<[u8]>::len);
             let head = Head::payload(stream.id, part.follows, false, true, metadata_len);
             payload_frame(payload, &head, &part, send).map_ok(|()| after(part.follows, next))
         }
-        Some(Item::Payload { payload, complete }) => {
+        Item::Payload { payload, complete } => {
             let (part, next) = stream.cursor.next(payload, HEADER_LEN, max_len);
             let complete = *complete && !part.follows;
             let metadata_len = part.metadata.map(<[u8]>::len);
             let head = Head::payload(stream.id, part.follows, complete, true, metadata_len);
             payload_frame(payload, &head, &part, send).map_ok(|()| after(part.follows, next))
         }
-        Some(Item::Error(code, message)) => {
+        Item::Error(code, message) => {
             let head = Head::error(Some(stream.id), *code);
             let frame = OutFrame::new(head.as_slice(), Part::EMPTY, Part::shared(message, message));
             send(&frame).map_ok(|()| Sent::Item)
         }
-        Some(Item::Complete) | None => {
-            let head = Head::payload(stream.id, false, true, false, None);
-            bare(&head, send).map_ok(|()| Sent::Item)
-        }
+        Item::Complete => bare(&completion(stream), send).map_ok(|()| Sent::Item),
     }
+}
+
+fn completion(stream: &Stream) -> Head {
+    Head::payload(stream.id, false, true, false, None)
 }
 
 fn after(follows: bool, next: Cursor) -> Sent {

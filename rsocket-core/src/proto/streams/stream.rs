@@ -53,6 +53,8 @@ pub(super) struct Stream {
     /// Whether the first grant of a responder's inbound was made.
     pub(super) demanded: bool,
     pub(super) inbox: VecDeque<Payload>,
+    /// What payloads cost that are in a batch and were not said to be used.
+    pub(super) handed_cost: usize,
     /// How the inbound half ended; told once the inbox is empty.
     pub(super) end: Option<Ended>,
     pub(super) join: Option<Box<Joining>>,
@@ -161,6 +163,7 @@ impl Stream {
             prefetch: Prefetch::new(DemandPolicy::default()),
             demanded: false,
             inbox: VecDeque::new(),
+            handed_cost: 0,
             end: None,
             join: None,
             received: 0,
@@ -199,6 +202,7 @@ impl Stream {
             prefetch,
             demanded,
             inbox,
+            handed_cost,
             end,
             join,
             received,
@@ -229,6 +233,7 @@ impl Stream {
         *cancel = false;
         *prefetch = Prefetch::new(DemandPolicy::default());
         *demanded = false;
+        *handed_cost = 0;
         *end = None;
         *join = None;
         *received = 0;
@@ -242,8 +247,12 @@ impl Stream {
 
     /// Gives back the memory of long queues, once they are empty.
     pub(super) fn shrink(&mut self) {
-        self.outbox.shrink_to(Self::KEPT_QUEUE_LEN);
-        self.inbox.shrink_to(Self::KEPT_QUEUE_LEN);
+        if self.outbox.capacity() > Self::KEPT_QUEUE_LEN {
+            self.outbox.shrink_to(Self::KEPT_QUEUE_LEN);
+        }
+        if self.inbox.capacity() > Self::KEPT_QUEUE_LEN {
+            self.inbox.shrink_to(Self::KEPT_QUEUE_LEN);
+        }
     }
 
     /// Moves the state; false when the event has no place in it.

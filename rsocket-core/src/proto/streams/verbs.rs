@@ -21,6 +21,23 @@ impl Streams {
         max_frame_len: usize,
         config: &Config,
     ) -> Result<StreamKey, Error> {
+        let (key, request) = self.begin(open, max_frame_len, config)?;
+        if self.lease.is_some() {
+            self.wait_for_lease(key.slot, request);
+        } else {
+            self.push(key.slot, request);
+        }
+        Ok(key)
+    }
+
+    /// A stream whose request is still to be sent.
+    #[inline]
+    pub(super) fn begin(
+        &mut self,
+        open: Open,
+        max_frame_len: usize,
+        config: &Config,
+    ) -> Result<(StreamKey, Item), Error> {
         check_len(&open, max_frame_len, config)?;
         if let Some(lease) = &self.lease {
             lease.takes_request()?;
@@ -62,12 +79,7 @@ impl Streams {
             initial_n,
             complete,
         };
-        if self.lease.is_some() {
-            self.wait_for_lease(slot, request);
-        } else {
-            self.push(slot, request);
-        }
-        Ok(StreamKey { slot, id })
+        Ok((StreamKey { slot, id }, request))
     }
 
     /// Whether a link took the request; so it is assumed of streams long gone.
@@ -105,7 +117,7 @@ impl Streams {
             return take;
         };
         if stream.demanded {
-            let more = stream.prefetch.on_consumed();
+            let more = stream.prefetch.on_consumed(1);
             stream.owe(more);
         }
         self.forget(payload_cost(payload.len()));
@@ -121,7 +133,7 @@ impl Streams {
             && let Some(payload) = stream.inbox.pop_front()
         {
             if stream.demanded {
-                let more = stream.prefetch.on_consumed();
+                let more = stream.prefetch.on_consumed(1);
                 stream.owe(more);
             }
             self.forget(payload_cost(payload.len()));
@@ -224,24 +236,36 @@ impl Streams {
         max_frame_len: usize,
         config: &Config,
     ) -> Result<(), Error> {
+        if let Some(item) = self.begin_send(key, payload, max_frame_len, config)? {
+            self.push(key.slot, item);
+        }
+        Ok(())
+    }
+
+    /// Likewise, and the payload is still to be sent.
+    #[inline]
+    pub(super) fn begin_send(
+        &mut self,
+        key: StreamKey,
+        payload: Payload,
+        max_frame_len: usize,
+        config: &Config,
+    ) -> Result<Option<Item>, Error> {
         let Some(stream) = self.by_key(key) else {
-            return Ok(());
+            return Ok(None);
         };
         if !stream.state.can_send() || stream.room() == 0 {
-            return Ok(());
+            return Ok(None);
         }
         fits(&payload, HEADER_LEN, max_frame_len, config)?;
         let complete = stream.interaction == Interaction::RequestResponse;
         if complete {
             stream.transition(StreamEvent::SendComplete);
         } else if stream.credit.spend().is_err() {
-            return Ok(());
+            return Ok(None);
         }
-        if let Some(stream) = self.by_key(key) {
-            stream.sent += 1;
-        }
-        self.push(key.slot, Item::Payload { payload, complete });
-        Ok(())
+        stream.sent += 1;
+        Ok(Some(Item::Payload { payload, complete }))
     }
 
     /// Completes the sending half.

@@ -13,13 +13,13 @@ use self::wire::{Wire, position};
 use super::{Random, Referee, frame, text};
 use crate::{
     Payload,
-    error::{CloseReason, Failure},
+    error::{CloseReason, Error, Failure},
     frame::{Demand, Frame, Interaction, Millis31, StreamId},
     proto::{
-        Config, DemandPolicy, Event, LeaseConfig, LeaseGrant, Limits, Open, Progress,
+        Batch, Config, DemandPolicy, Event, LeaseConfig, LeaseGrant, Limits, Open, Progress,
         ResumeOptions, ResumeRequest, Session, SetupOptions, Side, Stats, StreamKey,
     },
-    transport::{InFrame, Limits as LinkLimits},
+    transport::{InFrame, Limits as LinkLimits, OutFrame},
 };
 
 /// A session with small limits, and whoever torments it: as its peer, as its
@@ -432,8 +432,7 @@ impl Torment {
 
     fn transmit(&mut self) {
         for _ in 0..self.random.length(50) {
-            let blocked = self.stalled || self.random.once_in(10);
-            let fails = self.random.once_in(50);
+            let (blocked, fails) = self.mood();
             let progress = self.transmit_one(blocked, fails);
             if progress.is_err() && self.wire.is_some() && self.random.once_in(2) {
                 self.lose_link();
@@ -446,8 +445,39 @@ impl Torment {
 
     fn transmit_one(&mut self, blocked: bool, fails: bool) -> Result<Progress, ()> {
         self.session.tell_time(self.now);
+        self.with_link(blocked, fails, |session, send| session.transmit(send))
+    }
+
+    fn open_through(&mut self, open: Open) -> Result<StreamKey, Error> {
+        let (blocked, fails) = self.mood();
+        self.with_link(blocked, fails, |session, send| {
+            let opened = session.open_through(open, send);
+            opened.map(|(key, _)| key)
+        })
+    }
+
+    fn send_through(&mut self, key: StreamKey, payload: Payload) {
+        let (blocked, fails) = self.mood();
+        self.with_link(blocked, fails, |session, send| {
+            drop(session.send_through(key, payload, send));
+        });
+    }
+
+    /// Whether the link takes nothing now, and whether it breaks.
+    fn mood(&mut self) -> (bool, bool) {
+        let blocked = self.stalled || self.random.once_in(10);
+        (blocked, self.random.once_in(50))
+    }
+
+    /// Calls the session with what gives a frame to the link.
+    fn with_link<R>(
+        &mut self,
+        blocked: bool,
+        fails: bool,
+        call: impl FnOnce(&mut Session, &mut dyn FnMut(&OutFrame<'_>) -> Poll<Result<(), ()>>) -> R,
+    ) -> R {
         let (referee, log, wire) = (&mut self.referee, &mut self.log, &mut self.wire);
-        self.session.transmit(|frame| {
+        call(&mut self.session, &mut |frame| {
             if fails {
                 return Poll::Ready(Err(()));
             }
@@ -653,7 +683,7 @@ impl Torment {
 
     fn any_call(&mut self) {
         let key = self.any_key();
-        match self.random.within(0..=13) {
+        match self.random.within(0..=14) {
             0 => {
                 let interaction = match self.random.within(0..=3) {
                     0 => Interaction::FireAndForget,
@@ -671,14 +701,33 @@ impl Torment {
                     },
                     complete: interaction == Interaction::RequestChannel && self.random.once_in(3),
                 };
-                if let Ok(key) = self.session.open(open) {
+                let opened = match self.random.once_in(2) {
+                    true => self.open_through(open),
+                    false => self.session.open(open),
+                };
+                if let Ok(key) = opened {
                     self.keys.push(key);
                 }
             }
             1..=3 => drop(self.session.poll_take(key)),
+            14 => {
+                let mut batch = Batch::default();
+                drop(self.session.poll_take_batch(key, &mut batch));
+                while batch.pop().is_some() {
+                    if batch.is_due() && self.random.once_in(2) {
+                        self.session.settle_batch(key, &mut batch);
+                    }
+                }
+                if self.random.once_in(2) {
+                    self.session.settle_batch(key, &mut batch);
+                }
+            }
             4 | 5 => {
                 let payload = self.payload();
-                let _ = self.session.send(key, payload);
+                match self.random.once_in(2) {
+                    true => self.send_through(key, payload),
+                    false => drop(self.session.send(key, payload)),
+                }
             }
             6 => drop(self.session.poll_capacity(key)),
             7 => drop(self.session.poll_send_closed(key)),

@@ -4,7 +4,7 @@
 use crate::{
     Payload,
     frame::{Demand, Interaction},
-    proto::DemandPolicy,
+    proto::{Batch, DemandPolicy},
     testkit::Random,
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Flow {
     pub(super) ended: Option<HowEnded>,
     pub(super) received: usize,
     pub(super) quit: bool,
+    /// What the reader took together, if it is one who does.
+    pub(super) batch: Option<Batch>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +112,7 @@ impl Flow {
             ended: None,
             received: 0,
             quit: false,
+            batch: random.once_in(2).then(Batch::default),
         }
     }
 }
