@@ -84,6 +84,7 @@ pub fn serve(order: ServerOrder) -> Result<()> {
     block_on(runtime, async move {
         match stack {
             Stack::Tcp => stacks::tcp::serve(load, announce).await,
+            Stack::EventfdAwaited => stacks::eventfd::serve_awaited(announce).await,
             #[cfg(feature = "ours")]
             Stack::Ours => crate::ours::serve(announce).await,
             #[cfg(feature = "ours")]
@@ -92,9 +93,7 @@ pub fn serve(order: ServerOrder) -> Result<()> {
             Stack::OursShm
             | Stack::OursShmTrusted
             | Stack::OursShmPolling
-            | Stack::OursShmAsleep => {
-                crate::ours::serve_shm(stack, announce).await
-            }
+            | Stack::OursShmAsleep => crate::ours::serve_shm(stack, announce).await,
             #[cfg(feature = "peers")]
             Stack::RsocketRust => stacks::rsocket_rust::serve(announce).await,
             #[cfg(feature = "peers")]
@@ -151,6 +150,7 @@ async fn drive(order: ClientOrder, meter: Arc<Meter>) -> Result<()> {
     let server = order.server.as_str();
     match stack {
         Stack::Tcp => stacks::tcp::drive(server.parse()?, load, meter).await,
+        Stack::EventfdAwaited => stacks::eventfd::drive_awaited(server, load, meter).await,
         #[cfg(feature = "ours")]
         Stack::Ours => {
             load::drive(
@@ -161,10 +161,7 @@ async fn drive(order: ClientOrder, meter: Arc<Meter>) -> Result<()> {
             .await
         }
         #[cfg(feature = "ours")]
-        Stack::OursShm
-        | Stack::OursShmTrusted
-        | Stack::OursShmPolling
-        | Stack::OursShmAsleep => {
+        Stack::OursShm | Stack::OursShmTrusted | Stack::OursShmPolling | Stack::OursShmAsleep => {
             let ours = crate::ours::connect_shm(server, stack, load).await?;
             load::drive(ours, load, meter).await
         }

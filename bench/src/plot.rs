@@ -165,6 +165,7 @@ const fn color(row: &RowReport) -> RGBColor {
     match (row.work.stack, row.work.load) {
         (Stack::Tcp, Load::Bulk { write: 0..=1024 }) => RGBColor(200, 200, 200),
         (Stack::Tcp, Load::Bulk { write: 0..=16_384 }) => RGBColor(120, 120, 120),
+        (Stack::EventfdAwaited, _) => RGBColor(120, 120, 120),
         (Stack::Tcp | Stack::Actor | Stack::Ring | Stack::Eventfd, _) => RGBColor(160, 160, 160),
         (
             Stack::Ours,

@@ -99,6 +99,8 @@ pub enum Stack {
     Ring,
     /// Two event descriptors rung in turn: the limit for sides that sleep.
     Eventfd,
+    /// Likewise, by tasks that tokio wakes.
+    EventfdAwaited,
     /// This library, over TCP.
     Ours,
     /// This library, over WebSocket.
@@ -127,7 +129,7 @@ impl Stack {
     #[must_use]
     pub const fn is_built(self) -> bool {
         match self {
-            Self::Tcp | Self::Actor | Self::Ring | Self::Eventfd => true,
+            Self::Tcp | Self::Actor | Self::Ring | Self::Eventfd | Self::EventfdAwaited => true,
             Self::Ours
             | Self::OursWs
             | Self::OursShm
@@ -143,7 +145,10 @@ impl Stack {
     /// Whether it is a baseline: no library, but what one could reach at most.
     #[must_use]
     pub const fn is_limit(self) -> bool {
-        matches!(self, Self::Tcp | Self::Actor | Self::Ring | Self::Eventfd)
+        matches!(
+            self,
+            Self::Tcp | Self::Actor | Self::Ring | Self::Eventfd | Self::EventfdAwaited
+        )
     }
 
     /// Whether it is this library.
@@ -169,6 +174,7 @@ impl fmt::Display for Stack {
             Self::Actor => "tokio channels",
             Self::Ring => "bare ring",
             Self::Eventfd => "eventfd",
+            Self::EventfdAwaited => "eventfd, tokio",
             Self::Ours => "ours",
             Self::OursWs => "ours, WebSocket",
             Self::OursShm => "ours, shm",

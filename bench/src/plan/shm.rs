@@ -63,6 +63,7 @@ pub(super) fn p4() -> Vec<Scenario> {
             ],
             rows: vec![
                 row("", Stack::Eventfd, runtime, load),
+                row("", Stack::EventfdAwaited, runtime, load),
                 judged(rules.clone(), row("", Stack::OursShmAsleep, runtime, load)),
                 row("", Stack::Ours, runtime, load),
                 row("", Stack::Tonic, runtime, load),

@@ -1,5 +1,8 @@
 //! Two event descriptors that two processes ring in turn: what it costs to sleep
 //! and to be woken, and so the most that anything reaches whose sides sleep.
+//!
+//! In two ways: threads that sleep in the read, and tasks that tokio wakes when
+//! there is something to read. The difference is the runtime's.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -12,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::child::Announce;
 use crate::load::{Counter, Meter};
@@ -27,12 +31,36 @@ fn address(name: &str) -> Result<SocketAddr> {
 ///
 /// When the descriptors cannot be made or handed over.
 pub fn serve(announce: Announce) -> Result<()> {
+    let [asked, answered] = hand_over(announce, EfdFlags::EFD_CLOEXEC)?;
+    loop {
+        asked.read()?;
+        answered.write(1)?;
+    }
+}
+
+/// Likewise, as a task.
+///
+/// # Errors
+///
+/// As [`serve`].
+pub async fn serve_awaited(announce: Announce) -> Result<()> {
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let [asked, answered] = hand_over(announce, flags)?;
+    let asked = awaited(asked)?;
+    loop {
+        heard(&asked).await?;
+        answered.write(1)?;
+    }
+}
+
+/// Makes the descriptors, and gives them to the first client.
+fn hand_over(announce: Announce, flags: EfdFlags) -> Result<[EventFd; 2]> {
     let name = format!("rsocket-bench-{}", process::id());
     let listener = UnixListener::bind_addr(&address(&name)?)?;
     announce(&name);
     let (client, _) = listener.accept()?;
-    let asked = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-    let answered = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+    let asked = EventFd::from_flags(flags)?;
+    let answered = EventFd::from_flags(flags)?;
     let fds = [&asked, &answered].map(|bell| bell.as_fd_raw());
     sendmsg::<()>(
         client.as_raw_fd(),
@@ -41,10 +69,21 @@ pub fn serve(announce: Announce) -> Result<()> {
         MsgFlags::empty(),
         None,
     )?;
-    loop {
-        asked.read()?;
-        answered.write(1)?;
-    }
+    Ok([asked, answered])
+}
+
+/// To be read by a task of the current runtime.
+#[expect(unsafe_code, reason = "a descriptor is lent to the runtime")]
+fn awaited(bell: EventFd) -> Result<AsyncFd<EventFd>> {
+    // SAFETY: it owns one descriptor, the same for as long as it lives.
+    let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) };
+    Ok(bell?)
+}
+
+async fn heard(bell: &AsyncFd<EventFd>) -> Result<()> {
+    bell.async_io(Interest::READABLE, |bell| Ok(bell.read()?))
+        .await?;
+    Ok(())
 }
 
 /// Rings and waits, until something fails.
@@ -64,6 +103,29 @@ pub fn drive(name: &str, load: Load, meter: Arc<Meter>) -> Result<()> {
         let sent = Instant::now();
         asked.write(1)?;
         answered.read()?;
+        counter.time(sent.elapsed(), 1);
+        counter.add(1, load.bytes() as u64);
+    }
+}
+
+/// Likewise, as a task of a runtime.
+///
+/// # Errors
+///
+/// As [`drive`].
+pub async fn drive_awaited(name: &str, load: Load, meter: Arc<Meter>) -> Result<()> {
+    ensure!(
+        matches!(load, Load::Tasks { in_flight: 1, .. }),
+        "bells have no {load:?}"
+    );
+    let server = UnixStream::connect_addr(&address(name)?)?;
+    let [asked, answered] = receive(&server)?;
+    let answered = awaited(answered)?;
+    let mut counter = Counter::new(meter, 0);
+    loop {
+        let sent = Instant::now();
+        asked.write(1)?;
+        heard(&answered).await?;
         counter.time(sent.elapsed(), 1);
         counter.add(1, load.bytes() as u64);
     }
