@@ -390,7 +390,8 @@ impl PayloadSink {
     /// [`Error::Canceled`] when the peer wants no more, or the channel is over;
     /// the stream of answers says more. [`Error::Closed`], [`Error::TooLong`].
     pub async fn send(&mut self, payload: impl Into<Payload>) -> Result<(), Error> {
-        let mut payload = Some(payload.into());
+        let mut payload = payload.into();
+        let mut is_given = false;
         poll_fn(|cx| {
             let Some(outbound) = &self.outbound else {
                 return Poll::Ready(Err(Error::Canceled));
@@ -398,10 +399,11 @@ impl PayloadSink {
             outbound.with(|inner, key| match inner.poll_capacity(cx, key) {
                 Capacity::Pending => Poll::Pending,
                 Capacity::Closed => Poll::Ready(Err(over(inner))),
-                Capacity::Payloads(_) => match payload.take() {
-                    Some(payload) => Poll::Ready(inner.send(key, payload)),
-                    None => Poll::Ready(Ok(())),
-                },
+                Capacity::Payloads(_) if is_given => Poll::Ready(Ok(())),
+                Capacity::Payloads(_) => {
+                    is_given = true;
+                    Poll::Ready(inner.send(key, &mut payload))
+                }
             })
         })
         .await

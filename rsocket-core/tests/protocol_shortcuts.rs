@@ -198,8 +198,11 @@ fn send_through(
         given += 1;
         answer
     };
-    let progress = peer.session.send_through(key, Payload::new("x"), send);
+    let mut payload = Payload::new("x");
+    let progress = peer.session.send_through(key, &mut payload, send);
     peer.session.assert_consistent();
+    // What was sent stays with the caller, and is kept nowhere else.
+    assert!(given == 0 || payload.data() == b"x");
     (progress.unwrap(), given)
 }
 

@@ -503,11 +503,12 @@ impl Inner {
         Ok(key)
     }
 
-    /// Sends a payload on a stream, likewise.
+    /// Sends a payload on a stream, likewise. What is left of it is to be dropped
+    /// without the lock.
     #[inline]
-    pub(crate) fn send(&mut self, key: StreamKey, payload: Payload) -> Result<(), Error> {
+    pub(crate) fn send(&mut self, key: StreamKey, payload: &mut Payload) -> Result<(), Error> {
         let (session, Some((tx, mut cx))) = self.session_and_link() else {
-            return self.session.send(key, payload);
+            return self.session.send(key, std::mem::take(payload));
         };
         let send = |frame: &OutFrame<'_>| tx.poll_send(&mut cx, frame);
         let progress = session.send_through(key, payload, send)?;
@@ -620,10 +621,19 @@ impl Inner {
         wakes
     }
 
+    #[inline]
     fn take_wakes(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
-        self.drain_wakes(|waker| wakes.push(waker));
+        if self.may_wake() {
+            self.drain_wakes(|waker| wakes.push(waker));
+        }
         wakes
+    }
+
+    /// Whether [`drain_wakes`](Self::drain_wakes) may find somebody.
+    #[inline]
+    fn may_wake(&self) -> bool {
+        self.session.has_wakes() || self.resumed_waiter.is_some() || !self.push_waiters.is_empty()
     }
 
     fn drain_wakes(&mut self, mut push: impl FnMut(Waker)) {

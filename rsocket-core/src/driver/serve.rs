@@ -92,7 +92,9 @@ impl Outbound {
 }
 
 /// Sends the one answer of a request-response.
-pub(crate) fn answer(inner: &mut Inner, key: StreamKey, answer: Result<Payload, Failure>) {
+///
+/// What is left of it is to be dropped without the lock.
+pub(crate) fn answer(inner: &mut Inner, key: StreamKey, answer: &mut Result<Payload, Failure>) {
     match answer {
         Ok(payload) => {
             if let Err(error) = inner.send(key, payload) {
@@ -100,7 +102,7 @@ pub(crate) fn answer(inner: &mut Inner, key: StreamKey, answer: Result<Payload, 
                 inner.session.fail(key, &error.into());
             }
         }
-        Err(failure) => inner.session.fail(key, &failure),
+        Err(failure) => inner.session.fail(key, failure),
     }
 }
 
@@ -144,8 +146,8 @@ impl Future for ServeAnswer {
         if capacity == Capacity::Pending {
             return Poll::Pending;
         }
-        if let (Some(writer), Some(result)) = (this.writer.take(), this.answer.take()) {
-            writer.finish(|inner, key| answer(inner, key, result));
+        if let (Some(writer), Some(mut result)) = (this.writer.take(), this.answer.take()) {
+            writer.finish(|inner, key| answer(inner, key, &mut result));
         }
         Poll::Ready(())
     }
@@ -269,7 +271,7 @@ impl ServeStream {
         let mut batch = std::mem::take(&mut self.batch);
         if let Some(end) = end {
             self.finish(|inner, key| {
-                if send(inner, key, batch.drain(..)) {
+                if send(inner, key, &mut batch) {
                     match end {
                         End::Complete => inner.session.complete(key),
                         End::Failed(failure) => inner.session.fail(key, &failure),
@@ -280,8 +282,10 @@ impl ServeStream {
         }
         let len = room.min(batch.len());
         let closed = writer.with(|inner, key| {
-            !send(inner, key, batch.drain(..len)) || (pending && inner.poll_send_closed(cx, key))
+            let now = batch.get_mut(..len).unwrap_or_default();
+            !send(inner, key, now) || (pending && inner.poll_send_closed(cx, key))
         });
+        batch.drain(..len);
         self.batch = batch;
         if closed {
             self.finish(|_, _| ());
@@ -300,8 +304,9 @@ impl ServeStream {
     }
 }
 
-/// Gives `payloads` to the session; false when that ended the stream.
-fn send(inner: &mut Inner, key: StreamKey, payloads: impl Iterator<Item = Payload>) -> bool {
+/// Gives `payloads` to the session; false when that ended the stream. What is left
+/// of them is to be dropped without the lock.
+fn send(inner: &mut Inner, key: StreamKey, payloads: &mut [Payload]) -> bool {
     for payload in payloads {
         if let Err(error) = inner.send(key, payload) {
             tracing::error!(stream_id = key.id.get(), %error, "a payload cannot be sent");

@@ -255,7 +255,9 @@ impl Driver {
         if self.needs_link && inner.tx.is_some() {
             self.part_with_link(inner);
         }
-        inner.drain_wakes(|waker| self.wakes.push(waker));
+        if inner.may_wake() {
+            inner.drain_wakes(|waker| self.wakes.push(waker));
+        }
         // Without room for answers requests wait where they are counted. Reading
         // goes on: two sides that load each other would otherwise each wait for
         // the other to read.
@@ -430,9 +432,9 @@ impl Driver {
             return;
         }
         let mut inner = self.shared.lock();
-        for (key, result) in self.answers.drain(..) {
-            answer(&mut inner, key, result);
-            inner.session.release(key);
+        for (key, result) in &mut self.answers {
+            answer(&mut inner, *key, result);
+            inner.session.release(*key);
         }
         inner.pump();
         // Where little comes at a time, what is read next had to wait for these.
@@ -444,10 +446,14 @@ impl Driver {
         // Of finished requests it may come that it is time to grant more.
         self.events_left = inner.session.has_events();
         self.wants_flush = inner.wants_flush();
+        drop(inner);
+        self.answers.clear();
     }
 
     fn wake_all(&mut self) {
-        self.wakes.drain(..).for_each(Waker::wake);
+        if !self.wakes.is_empty() {
+            self.wakes.drain(..).for_each(Waker::wake);
+        }
     }
 
     /// Asks the application about a client.

@@ -807,14 +807,16 @@ impl World {
                 Capacity::Payloads(n) => {
                     let n = self.random.within(1..=n.min(flow.planned - flow.sent));
                     for _ in 0..n {
-                        let payload = content(index, down, flow.sent);
+                        let mut payload = content(index, down, flow.sent);
                         let (random, now) = (&mut self.random, self.now);
                         let sent = match self.links.sending(side) {
                             Some(wire) if random.once_in(2) => {
                                 let send = |frame: &OutFrame<'_>| {
                                     offer(wire, &mut end.referee, now, random, frame)
                                 };
-                                end.session.send_through(key, payload, send).map(|_| ())
+                                end.session
+                                    .send_through(key, &mut payload, send)
+                                    .map(|_| ())
                             }
                             _ => end.session.send(key, payload),
                         };

@@ -411,6 +411,12 @@ impl Session {
         self.streams.poll_wake()
     }
 
+    /// Whether [`poll_wake`](Self::poll_wake) has somebody.
+    #[inline]
+    pub fn has_wakes(&self) -> bool {
+        self.streams.has_wakes()
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
     #[inline]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -207,6 +207,10 @@ impl Session {
     /// goes to `send` at once, as from [`transmit`](Self::transmit): what came of
     /// that, if it did.
     ///
+    /// A payload that the link took stays in `payload`. To drop it is the caller's,
+    /// who may have others to send first: where the link is memory, the locked
+    /// instruction of a shared payload's drop waits for what was just stored there.
+    ///
     /// # Errors
     ///
     /// As [`send`](Self::send); within, what `send` returned.
@@ -214,11 +218,11 @@ impl Session {
     pub fn send_through<E>(
         &mut self,
         key: StreamKey,
-        payload: Payload,
+        payload: &mut Payload,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Result<Progress, E>, Error> {
         if !self.is_clear() {
-            self.send(key, payload)?;
+            self.send(key, std::mem::take(payload))?;
             return Ok(Ok(Progress::Idle));
         }
         let max_len = frame_limit(self.link_max, &self.config);

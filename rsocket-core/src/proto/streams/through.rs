@@ -34,25 +34,36 @@ impl Streams {
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<(StreamKey, Result<Progress, E>), Error> {
         let (key, request) = self.begin(open, max_len, config)?;
-        Ok((key, self.push_through(key.slot, request, max_len, send)))
+        let (progress, _) = self.push_through(key.slot, request, max_len, send);
+        Ok((key, progress))
     }
 
-    /// As [`send`](Self::send), likewise.
+    /// As [`send`](Self::send), likewise. Leaves the payload where it is if the link
+    /// took all of it.
     pub(in crate::proto) fn send_through<E>(
         &mut self,
         key: StreamKey,
-        payload: Payload,
+        payload: &mut Payload,
         max_len: usize,
         config: &Config,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<Result<Progress, E>, Error> {
-        Ok(match self.begin_send(key, payload, max_len, config)? {
-            Some(item) => self.push_through(key.slot, item, max_len, send),
-            None => Ok(Progress::Idle),
-        })
+        let Some(complete) = self.begin_send(key, payload, max_len, config)? else {
+            return Ok(Ok(Progress::Idle));
+        };
+        let item = Item::Payload {
+            payload: std::mem::take(payload),
+            complete,
+        };
+        let (progress, sent) = self.push_through(key.slot, item, max_len, send);
+        if let Some(Item::Payload { payload: sent, .. }) = sent {
+            *payload = sent;
+        }
+        Ok(progress)
     }
 
-    /// Sends `item`, or its first fragment; queues what the link does not take.
+    /// Sends `item`, or its first fragment; queues what the link does not take, and
+    /// gives back what it took.
     #[inline]
     fn push_through<E>(
         &mut self,
@@ -60,30 +71,30 @@ impl Streams {
         item: Item,
         max_len: usize,
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
-    ) -> Result<Progress, E> {
+    ) -> (Result<Progress, E>, Option<Item>) {
         let Some(stream) = self.slots.get_mut(slot) else {
-            return Ok(Progress::Idle);
+            return (Ok(Progress::Idle), None);
         };
         debug_assert!(!stream.has_output(), "it would stand in the queue");
         let sent = match send_item(stream, &item, max_len, send) {
             Poll::Ready(Ok(sent)) => sent,
             Poll::Ready(Err(error)) => {
                 self.push(slot, item);
-                return Err(error);
+                return (Err(error), None);
             }
             Poll::Pending => {
                 self.push(slot, item);
-                return Ok(Progress::Blocked);
+                return (Ok(Progress::Blocked), None);
             }
         };
         stream.announced = true;
         if let Sent::Fragment(next) = sent {
             stream.cursor = next;
             self.push(slot, item);
-        } else {
-            stream.out_first += 1;
-            self.after_sent(slot, false);
+            return (Ok(Progress::Sent), None);
         }
-        Ok(Progress::Sent)
+        stream.out_first += 1;
+        self.after_sent(slot, false);
+        (Ok(Progress::Sent), Some(item))
     }
 }

@@ -236,28 +236,29 @@ impl Streams {
         max_frame_len: usize,
         config: &Config,
     ) -> Result<(), Error> {
-        if let Some(item) = self.begin_send(key, payload, max_frame_len, config)? {
-            self.push(key.slot, item);
+        if let Some(complete) = self.begin_send(key, &payload, max_frame_len, config)? {
+            self.push(key.slot, Item::Payload { payload, complete });
         }
         Ok(())
     }
 
-    /// Likewise, and the payload is still to be sent.
+    /// Counts a payload that is to be sent, if one may be; whether it completes the
+    /// stream.
     #[inline]
     pub(super) fn begin_send(
         &mut self,
         key: StreamKey,
-        payload: Payload,
+        payload: &Payload,
         max_frame_len: usize,
         config: &Config,
-    ) -> Result<Option<Item>, Error> {
+    ) -> Result<Option<bool>, Error> {
         let Some(stream) = self.by_key(key) else {
             return Ok(None);
         };
         if !stream.state.can_send() || stream.room() == 0 {
             return Ok(None);
         }
-        fits(&payload, HEADER_LEN, max_frame_len, config)?;
+        fits(payload, HEADER_LEN, max_frame_len, config)?;
         let complete = stream.interaction == Interaction::RequestResponse;
         if complete {
             stream.transition(StreamEvent::SendComplete);
@@ -265,7 +266,7 @@ impl Streams {
             return Ok(None);
         }
         stream.sent += 1;
-        Ok(Some(Item::Payload { payload, complete }))
+        Ok(Some(complete))
     }
 
     /// Completes the sending half.

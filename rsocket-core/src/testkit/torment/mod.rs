@@ -456,10 +456,10 @@ impl Torment {
         })
     }
 
-    fn send_through(&mut self, key: StreamKey, payload: Payload) {
+    fn send_through(&mut self, key: StreamKey, mut payload: Payload) {
         let (blocked, fails) = self.mood();
         self.with_link(blocked, fails, |session, send| {
-            drop(session.send_through(key, payload, send));
+            drop(session.send_through(key, &mut payload, send));
         });
     }
 
