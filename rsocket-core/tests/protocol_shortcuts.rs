@@ -46,7 +46,7 @@ fn use_one(peer: &mut Peer, batch: &mut Batch) -> bool {
 
 // ----- payloads taken several at a time ------------------------------------------
 
-// [C252]: a peer is granted more when payloads are used, however they are taken.
+// A peer is granted more when payloads are used, however they are taken.
 #[test]
 fn a_batch_asks_for_more_at_the_same_payload_as_taking_one_by_one() {
     for (high, low) in [(1, 0), (2, 1), (8, 4), (8, 0), (8, 7), (64, 32), (100, 99)] {
@@ -305,7 +305,7 @@ fn nothing_goes_past_what_waits() {
     assert_eq!(send_through(&mut peer, key, TAKEN), (Ok(Progress::Sent), 1));
 }
 
-// [C129, C256]: the shortcut spends credit as the long way does.
+// [C250, C256]: the shortcut spends credit as the long way does.
 #[test]
 fn a_payload_without_credit_does_not_go_through() {
     let mut peer = Peer::of_server(Config::default());

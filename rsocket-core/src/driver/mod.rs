@@ -17,6 +17,7 @@ mod lease;
 mod licence;
 mod resume;
 mod saving;
+mod sending;
 mod serve;
 mod solo;
 mod task;
@@ -50,10 +51,9 @@ pub(crate) use self::{
     task::{Accepting, Acceptor, Driver},
 };
 use crate::{
-    Payload,
     error::{CloseReason, Error},
-    proto::{Batch, Capacity, Open, Progress, Session, StreamKey, Take, Wake},
-    transport::{FrameTx, LentMemory, LinkInfo, OutFrame, TransportError},
+    proto::{Batch, Capacity, Open, Session, StreamKey, Take, Wake},
+    transport::{FrameTx, LentMemory, LinkInfo},
 };
 
 /// What a connection's handles and its driver share.
@@ -482,110 +482,6 @@ impl Inner {
         self.session.lost_for().is_none() || self.session.is_closed()
     }
 
-    /// The session, and the link if it takes frames, with whom it wakes.
-    #[inline]
-    fn session_and_link(&mut self) -> (&mut Session, Option<(&mut dyn FrameTx, Context<'_>)>) {
-        let takes = !self.blocked && self.lost.is_none();
-        let cx = Context::from_waker(&self.driver);
-        let tx = self.tx.as_deref_mut().filter(|_| takes);
-        (&mut self.session, tx.map(|tx| (tx as &mut dyn FrameTx, cx)))
-    }
-
-    /// Opens a stream; the link takes the request at once if nothing is before it.
-    #[inline]
-    fn open(&mut self, open: Open) -> Result<StreamKey, Error> {
-        let (session, Some((tx, mut cx))) = self.session_and_link() else {
-            return self.session.open(open);
-        };
-        let send = |frame: &OutFrame<'_>| tx.poll_send(&mut cx, frame);
-        let (key, progress) = session.open_through(open, send)?;
-        self.note(progress);
-        Ok(key)
-    }
-
-    /// Sends a payload on a stream, likewise. What is left of it is to be dropped
-    /// without the lock.
-    #[inline]
-    pub(crate) fn send(&mut self, key: StreamKey, payload: &mut Payload) -> Result<(), Error> {
-        let (session, Some((tx, mut cx))) = self.session_and_link() else {
-            return self.session.send(key, std::mem::take(payload));
-        };
-        let send = |frame: &OutFrame<'_>| tx.poll_send(&mut cx, frame);
-        let progress = session.send_through(key, payload, send)?;
-        self.note(progress);
-        Ok(())
-    }
-
-    /// Takes note of what became of a frame; whether the link took one.
-    #[inline]
-    fn note(&mut self, progress: Result<Progress, TransportError>) -> bool {
-        match progress {
-            Ok(Progress::Sent) => {
-                self.unflushed += 1;
-                return true;
-            }
-            Ok(Progress::Idle) => {}
-            Ok(Progress::Blocked) => self.blocked = true,
-            Err(error) => self.lost = Some(error.into()),
-        }
-        false
-    }
-
-    /// Moves frames from the session to the link until one of them has no more.
-    #[inline]
-    fn pump(&mut self) {
-        self.session.append_output();
-        if self.blocked || self.lost.is_some() {
-            return;
-        }
-        if self.session.uses_lease() {
-            self.session.tell_time(now());
-        }
-        loop {
-            let (session, Some((tx, mut cx))) = self.session_and_link() else {
-                return;
-            };
-            let progress = session.transmit(|frame| tx.poll_send(&mut cx, frame));
-            if !self.note(progress) {
-                return;
-            }
-        }
-    }
-
-    /// Flushes now, or leaves it to the driver so that it covers more.
-    ///
-    /// A lone request is written at once. With many in flight one write for
-    /// each would cost more than all else, but one write for all would make
-    /// both ends take turns; a part of what is in flight keeps both busy.
-    #[inline]
-    fn flush_by_rule(&mut self) {
-        if self.unflushed == 0 {
-            return;
-        }
-        let open = self.session.streams_open();
-        if open <= 1 || self.unflushed >= flush_batch(open) {
-            self.flush();
-        } else {
-            self.flush_wanted = true;
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.lost.is_some() {
-            return;
-        }
-        self.unflushed = 0;
-        let Some(tx) = &mut self.tx else {
-            return;
-        };
-        let mut cx = Context::from_waker(&self.driver);
-        let flushed = tx.poll_flush(&mut cx);
-        self.flush_pending = flushed.is_pending();
-        if let Poll::Ready(Err(error)) = flushed {
-            self.lost = Some(error.into());
-        }
-    }
-
     /// The driver, if it has something to do that it does not know of.
     fn driver_to_wake(&mut self) -> Option<Waker> {
         let has_news = self.session.has_events() && self.session.wants_work();
@@ -601,11 +497,6 @@ impl Inner {
         }
         self.driver_called = true;
         Some(self.driver.clone())
-    }
-
-    /// Whether frames were taken by the link and not yet handed to its medium.
-    fn wants_flush(&self) -> bool {
-        self.unflushed > 0 || self.flush_wanted || self.flush_pending
     }
 
     /// As [`take_wakes`](Self::take_wakes), without the reader of `slot` if it
@@ -656,16 +547,6 @@ impl Inner {
             self.push_waiters.drain(..).for_each(push);
         }
     }
-}
-
-/// Frames worth one write when `open` streams are open: a quarter of them, at
-/// least a few, at most what two kilobytes of small frames make.
-///
-/// Measured with `bench run --goal P9`: an eighth, and at least two, costs 1.4
-/// times the CPU at 16 in flight and a third of the rate; a half and more gains
-/// nothing up to 64 in flight, since both ends then take turns.
-fn flush_batch(open: usize) -> usize {
-    (open / 4).clamp(4, 64)
 }
 
 fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
