@@ -14,6 +14,10 @@ use bytes::Bytes;
 /// Absent metadata and empty metadata differ on the wire, and here:
 /// `None` against `Some(&[])`.
 ///
+/// What is sent may be let go of under the connection's lock. An owner of its
+/// memory ([`Bytes::from_owner`]) must not use the connection when it is dropped:
+/// that would wait for itself.
+///
 /// # Examples
 ///
 /// ```

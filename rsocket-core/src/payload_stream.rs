@@ -391,7 +391,6 @@ impl PayloadSink {
     /// the stream of answers says more. [`Error::Closed`], [`Error::TooLong`].
     pub async fn send(&mut self, payload: impl Into<Payload>) -> Result<(), Error> {
         let mut payload = payload.into();
-        let mut is_given = false;
         poll_fn(|cx| {
             let Some(outbound) = &self.outbound else {
                 return Poll::Ready(Err(Error::Canceled));
@@ -399,11 +398,7 @@ impl PayloadSink {
             outbound.with(|inner, key| match inner.poll_capacity(cx, key) {
                 Capacity::Pending => Poll::Pending,
                 Capacity::Closed => Poll::Ready(Err(over(inner))),
-                Capacity::Payloads(_) if is_given => Poll::Ready(Ok(())),
-                Capacity::Payloads(_) => {
-                    is_given = true;
-                    Poll::Ready(inner.send(key, &mut payload))
-                }
+                Capacity::Payloads(_) => Poll::Ready(inner.send(key, &mut payload)),
             })
         })
         .await

@@ -92,12 +92,7 @@ async fn heard(bell: &AsyncFd<EventFd>) -> Result<()> {
 ///
 /// When there is no such server, or `load` is more than one in flight.
 pub fn drive(name: &str, load: Load, meter: Arc<Meter>) -> Result<()> {
-    ensure!(
-        matches!(load, Load::Tasks { in_flight: 1, .. }),
-        "bells have no {load:?}"
-    );
-    let server = UnixStream::connect_addr(&address(name)?)?;
-    let [asked, answered] = receive(&server)?;
+    let [asked, answered] = meet(name, load)?;
     let mut counter = Counter::new(meter, 0);
     loop {
         let sent = Instant::now();
@@ -114,12 +109,7 @@ pub fn drive(name: &str, load: Load, meter: Arc<Meter>) -> Result<()> {
 ///
 /// As [`drive`].
 pub async fn drive_awaited(name: &str, load: Load, meter: Arc<Meter>) -> Result<()> {
-    ensure!(
-        matches!(load, Load::Tasks { in_flight: 1, .. }),
-        "bells have no {load:?}"
-    );
-    let server = UnixStream::connect_addr(&address(name)?)?;
-    let [asked, answered] = receive(&server)?;
+    let [asked, answered] = meet(name, load)?;
     let answered = awaited(answered)?;
     let mut counter = Counter::new(meter, 0);
     loop {
@@ -131,7 +121,13 @@ pub async fn drive_awaited(name: &str, load: Load, meter: Arc<Meter>) -> Result<
     }
 }
 
-fn receive(server: &UnixStream) -> Result<[EventFd; 2]> {
+/// Takes the descriptors from the server, for a load that they can carry.
+fn meet(name: &str, load: Load) -> Result<[EventFd; 2]> {
+    ensure!(
+        matches!(load, Load::Tasks { in_flight: 1, .. }),
+        "bells have no {load:?}"
+    );
+    let server = UnixStream::connect_addr(&address(name)?)?;
     let mut byte = [0];
     let mut iov = [IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([RawFd; 2]);

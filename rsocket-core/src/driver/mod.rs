@@ -2,7 +2,8 @@
 //!
 //! [`Shared`] is a connection's one lock, with the session and the link's
 //! sending half behind it. It is never held across an await or while a user's
-//! code or waker runs. Whoever wants something locks it, tells the session, and
+//! code or waker runs, but for what the owner of a payload's memory does when that
+//! is let go of. Whoever wants something locks it, tells the session, and
 //! sends what came of it straight into the transport's memory: no channel, no
 //! other task.
 //!
@@ -515,18 +516,11 @@ impl Inner {
     #[inline]
     fn take_wakes(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
-        if self.may_wake() {
-            self.drain_wakes(|waker| wakes.push(waker));
-        }
+        self.drain_wakes(|waker| wakes.push(waker));
         wakes
     }
 
-    /// Whether [`drain_wakes`](Self::drain_wakes) may find somebody.
     #[inline]
-    fn may_wake(&self) -> bool {
-        self.session.has_wakes() || self.resumed_waiter.is_some() || !self.push_waiters.is_empty()
-    }
-
     fn drain_wakes(&mut self, mut push: impl FnMut(Waker)) {
         while let Some(wake) = self.session.poll_wake() {
             let waker = match wake {

@@ -64,9 +64,6 @@ impl Inner {
     #[inline]
     pub(super) fn pump(&mut self) {
         self.session.append_output();
-        if self.blocked || self.lost.is_some() {
-            return;
-        }
         if self.session.uses_lease() {
             self.session.tell_time(now());
         }

@@ -255,9 +255,7 @@ impl Driver {
         if self.needs_link && inner.tx.is_some() {
             self.part_with_link(inner);
         }
-        if inner.may_wake() {
-            inner.drain_wakes(|waker| self.wakes.push(waker));
-        }
+        inner.drain_wakes(|waker| self.wakes.push(waker));
         // Without room for answers requests wait where they are counted. Reading
         // goes on: two sides that load each other would otherwise each wait for
         // the other to read.

@@ -71,6 +71,9 @@ pub struct Limits {
     /// Bytes of payloads of a connection that are being reassembled, or wait
     /// to be taken from a stream. Default 64 MiB: four of the longest, or
     /// half a million small ones. Beyond it the stream that asks for more ends.
+    ///
+    /// Of each stream up to 32 payloads, or 64 KiB, may count for a little longer
+    /// than until they are taken: see [`Batch`](super::Batch).
     pub max_buffered_len: usize,
     /// Requests of the peer in work at once on a connection. Default 16,384:
     /// above what one connection can keep busy, at some hundred bytes each.

@@ -125,7 +125,7 @@ pub enum Event {
 pub enum Progress {
     /// One step was made; call again.
     Sent,
-    /// There is nothing to send.
+    /// There is nothing to send, or it is not its turn.
     Idle,
     /// The link took nothing.
     Blocked,
@@ -409,12 +409,6 @@ impl Session {
     #[inline]
     pub fn poll_wake(&mut self) -> Option<Wake> {
         self.streams.poll_wake()
-    }
-
-    /// Whether [`poll_wake`](Self::poll_wake) has somebody.
-    #[inline]
-    pub fn has_wakes(&self) -> bool {
-        self.streams.has_wakes()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.

@@ -43,9 +43,8 @@ impl Batch {
     /// Whether the session is to be told, since it has more to give or to grant.
     #[inline]
     pub fn is_due(&self) -> bool {
-        self.used >= self.due
-            || (self.used > 0 && self.payloads.is_empty())
-            || self.used_cost >= Self::MOST_USED_COST
+        let is_enough = self.used >= self.due || self.used_cost >= Self::MOST_USED_COST;
+        self.used > 0 && (is_enough || self.payloads.is_empty())
     }
 }
 
@@ -72,7 +71,7 @@ impl Streams {
         let Some(stream) = self.by_key(key) else {
             return;
         };
-        // Both sides of the sum, or neither: see `Streams::settle`.
+        // Less, if the batch was given up: it was taken off the sum with that.
         let cost = cost.min(stream.handed_cost);
         stream.handed_cost -= cost;
         if stream.demanded {

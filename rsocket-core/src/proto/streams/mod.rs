@@ -221,10 +221,6 @@ impl Streams {
         self.one_way
     }
 
-    pub(super) fn has_wakes(&self) -> bool {
-        !self.wakes.is_empty()
-    }
-
     pub(super) fn poll_wake(&mut self) -> Option<Wake> {
         self.wakes.pop_front()
     }

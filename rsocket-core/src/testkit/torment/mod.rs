@@ -710,18 +710,6 @@ impl Torment {
                 }
             }
             1..=3 => drop(self.session.poll_take(key)),
-            14 => {
-                let mut batch = Batch::default();
-                drop(self.session.poll_take_batch(key, &mut batch));
-                while batch.pop().is_some() {
-                    if batch.is_due() && self.random.once_in(2) {
-                        self.session.settle_batch(key, &mut batch);
-                    }
-                }
-                if self.random.once_in(2) {
-                    self.session.settle_batch(key, &mut batch);
-                }
-            }
             4 | 5 => {
                 let payload = self.payload();
                 match self.random.once_in(2) {
@@ -747,6 +735,18 @@ impl Torment {
                 }
             }
             13 if self.random.once_in(2) => self.session.release(key),
+            14 => {
+                let mut batch = Batch::default();
+                drop(self.session.poll_take_batch(key, &mut batch));
+                while batch.pop().is_some() {
+                    if batch.is_due() && self.random.once_in(2) {
+                        self.session.settle_batch(key, &mut batch);
+                    }
+                }
+                if self.random.once_in(2) {
+                    self.session.settle_batch(key, &mut batch);
+                }
+            }
             _ => drop(self.session.poll_granted(key)),
         }
     }
