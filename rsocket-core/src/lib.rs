@@ -78,6 +78,7 @@ pub mod error;
 pub mod frame;
 mod lease;
 mod payload;
+mod pool;
 pub mod proto;
 pub mod resume;
 #[cfg(feature = "testkit")]

@@ -4,12 +4,15 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::{pool::Pooled, transport::Part};
+
 /// Data, and optionally metadata, that travel together.
 ///
 /// Short parts (up to [`Payload::INLINE_LEN`] bytes) that arrive from a peer
-/// are kept inside the value itself, so a small request costs no allocation;
-/// longer ones share the memory that they arrived in. Cloning never copies more
-/// than the inline bytes.
+/// are kept inside the value itself, so a small request costs no allocation. Those
+/// of up to 2 KiB are copied into memory that each thread keeps for them and uses
+/// again, up to 248 KiB of it; longer ones share the memory that they arrived in.
+/// Cloning copies what is inline or in such memory, and shares the rest.
 ///
 /// Absent metadata and empty metadata differ on the wire, and here:
 /// `None` against `Some(&[])`.
@@ -53,8 +56,15 @@ impl Payload {
         }
     }
 
-    pub(crate) fn from_chunks(data: Chunk, metadata: Option<Chunk>) -> Self {
-        Self { data, metadata }
+    /// Likewise of parts that were lent or given away, in place: what was just
+    /// written is not to be moved, see [`Inline`].
+    #[inline]
+    pub(crate) fn keep(&mut self, data: Part<'_>, metadata: Option<Part<'_>>) {
+        self.data.keep(data);
+        match metadata {
+            None => self.metadata = None,
+            Some(part) => self.metadata.insert(Chunk::default()).keep(part),
+        }
     }
 
     /// Adds metadata, not copied. `Some(empty)` and `None` differ on the wire.
@@ -86,7 +96,8 @@ impl Payload {
         std::str::from_utf8(self.metadata()?).ok()
     }
 
-    /// The data as `Bytes`. Copies at most [`INLINE_LEN`](Self::INLINE_LEN) bytes.
+    /// The data as `Bytes`. Copies at most [`INLINE_LEN`](Self::INLINE_LEN) bytes;
+    /// what is not shared yet costs an allocation.
     pub fn into_data(self) -> Bytes {
         self.data.into_bytes()
     }
@@ -135,59 +146,90 @@ impl fmt::Debug for Payload {
 }
 
 /// One part of a payload.
-#[derive(Clone)]
-pub(crate) enum Chunk {
-    /// Short, and kept in place: no allocation, no reference count.
-    Inline(u8, Inline),
-    Shared(Bytes),
-}
-
-/// Aligned, so that a value is moved in the pieces in which it was written: a
+///
+/// The tag is a word, so that a value is moved word by word: behind a tag of one
+/// byte all the rest would be moved in pieces that lie across words, and a
 /// processor that has to put a load together from parts of several stores waits
 /// until they are in the cache.
 #[derive(Clone)]
+#[repr(u64)]
+pub(crate) enum Chunk {
+    /// Short, and kept in place: no allocation, no reference count.
+    Inline(Inline),
+    /// Of middle length: no allocation in steady state.
+    Pooled(Pooled),
+    Shared(Bytes),
+}
+
+#[derive(Clone)]
 #[repr(align(8))]
-pub(crate) struct Inline([u8; Chunk::INLINE_LEN]);
+pub(crate) struct Inline {
+    bytes: [u8; Chunk::INLINE_LEN],
+    len: u8,
+}
+
+impl Inline {
+    const EMPTY: Self = Self {
+        bytes: [0; _],
+        len: 0,
+    };
+}
 
 impl Chunk {
     /// With tag and length this makes 48 bytes, a size at which a 32-byte
     /// request stays inline and moving a payload stays cheap.
-    pub(crate) const INLINE_LEN: usize = 40;
+    pub(crate) const INLINE_LEN: usize = 39;
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN")]
     pub(crate) fn copy_from_slice(bytes: &[u8]) -> Self {
-        let mut inline = [0; Self::INLINE_LEN];
-        match inline.get_mut(..bytes.len()) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                Self::Inline(bytes.len() as u8, Inline(inline))
-            }
-            None => Self::Shared(Bytes::copy_from_slice(bytes)),
+        let mut chunk = Self::default();
+        chunk.keep(Part::slice(bytes));
+        chunk
+    }
+
+    /// Becomes `part`: short ones are copied, long ones share the memory that they
+    /// lie in if that can be had.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN")]
+    fn keep(&mut self, part: Part<'_>) {
+        let bytes = part.as_slice();
+        if bytes.len() > Self::INLINE_LEN {
+            self.keep_long(part);
+            return;
+        }
+        *self = Self::Inline(Inline::EMPTY);
+        if let Self::Inline(inline) = self
+            && let Some(room) = inline.bytes.get_mut(..bytes.len())
+        {
+            room.copy_from_slice(bytes);
+            inline.len = bytes.len() as u8;
         }
     }
 
-    /// Keeps `part`, which lies within `whole`, without copying if it is long.
-    #[inline]
-    pub(crate) fn slice_of(whole: &Bytes, part: &[u8]) -> Self {
-        if part.len() <= Self::INLINE_LEN {
-            Self::copy_from_slice(part)
+    fn keep_long(&mut self, part: Part<'_>) {
+        if !part.is_shared()
+            && let Some(pooled) = Pooled::copy_from_slice(part.as_slice())
+        {
+            *self = Self::Pooled(pooled);
         } else {
-            Self::Shared(whole.slice_ref(part))
+            *self = Self::Shared(part.to_bytes());
         }
     }
 
     #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Inline(len, Inline(bytes)) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Inline(Inline { bytes, len }) => {
+                bytes.get(..usize::from(*len)).unwrap_or_default()
+            }
+            Self::Pooled(pooled) => pooled.as_slice(),
             Self::Shared(bytes) => bytes,
         }
     }
 
     pub(crate) fn as_shared(&self) -> Option<&Bytes> {
         match self {
-            Self::Inline(..) => None,
+            Self::Inline(..) | Self::Pooled(_) => None,
             Self::Shared(bytes) => Some(bytes),
         }
     }
@@ -195,6 +237,7 @@ impl Chunk {
     fn into_bytes(self) -> Bytes {
         match self {
             Self::Inline(..) => Bytes::copy_from_slice(self.as_slice()),
+            Self::Pooled(pooled) => Bytes::from_owner(pooled),
             Self::Shared(bytes) => bytes,
         }
     }
@@ -202,7 +245,7 @@ impl Chunk {
 
 impl Default for Chunk {
     fn default() -> Self {
-        Self::Shared(Bytes::new())
+        Self::Inline(Inline::EMPTY)
     }
 }
 
@@ -232,7 +275,8 @@ mod tests {
             let bytes: Vec<u8> = (0..=u8::MAX).take(len).collect();
             let chunk = Chunk::copy_from_slice(&bytes);
             assert_eq!(chunk.as_slice(), bytes);
-            assert_eq!(chunk.as_shared().is_none(), len <= Chunk::INLINE_LEN);
+            let is_inline = matches!(chunk, Chunk::Inline(_));
+            assert_eq!(is_inline, len <= Chunk::INLINE_LEN);
             assert_eq!(chunk.into_bytes(), bytes);
         }
     }

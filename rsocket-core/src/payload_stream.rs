@@ -77,11 +77,11 @@ impl Reader {
     /// The next payload that was taken from the connection already.
     #[inline]
     fn pop(&mut self) -> Option<Payload> {
-        let payload = self.batch.pop()?;
+        let payload = self.batch.pop();
         if self.batch.is_due() {
             self.shared.settle_batch(self.key, &mut self.batch);
         }
-        Some(payload)
+        payload
     }
 }
 
@@ -279,60 +279,65 @@ impl PayloadStream {
         }
         Poll::Ready(Ok(()))
     }
-}
 
-impl Stream for PayloadStream {
-    type Item = Result<Payload, Error>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
+    /// The next payload that was taken from the connection already.
+    #[inline]
+    fn pop(&mut self) -> Option<Payload> {
         loop {
-            if let State::Open(reader, _) = &mut this.state
-                && let Some(payload) = reader.pop()
-            {
-                this.received += 1;
-                if this.received <= this.skip_to {
-                    continue;
-                }
+            let State::Open(reader, _) = &mut self.state else {
+                return None;
+            };
+            let payload = reader.pop();
+            self.received += u64::from(payload.is_some());
+            if self.received > self.skip_to || payload.is_none() {
+                return payload;
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Payload, Error>>> {
+        loop {
+            if let Some(payload) = self.pop() {
                 return Poll::Ready(Some(Ok(payload)));
             }
-            if let Err(error) = ready!(this.poll_open(cx)) {
-                this.requester = None;
-                this.finder = None;
+            if let Err(error) = ready!(self.poll_open(cx)) {
+                self.requester = None;
+                self.finder = None;
                 return Poll::Ready(Some(Err(error)));
             }
-            let State::Open(reader, request) = &mut this.state else {
+            let State::Open(reader, request) = &mut self.state else {
                 return Poll::Ready(None);
             };
             let Reader {
                 shared, key, batch, ..
             } = reader;
-            let (take, sent) = match &this.finder {
+            let (take, sent) = match &self.finder {
                 None => (shared.poll_take_batch(cx, *key, batch), true),
                 Some(_) => shared.with(|inner| {
                     let take = inner.poll_take(cx, *key);
                     (take, inner.session.was_sent(*key))
                 }),
             };
-            let item = match (take, &this.finder, request.take()) {
+            let item = match (take, &self.finder, request.take()) {
                 (Take::Failed(Error::Closed(reason)), Some(finder), Some(again)) if !sent => {
                     finder.lost(reason);
-                    this.requester = None;
-                    this.state = State::Request(again);
+                    self.requester = None;
+                    self.state = State::Request(again);
                     continue;
                 }
                 (Take::Pending, _, again) => {
                     if sent {
-                        this.finder = None;
+                        self.finder = None;
                     } else {
                         *request = again;
                     }
                     return Poll::Pending;
                 }
                 (Take::Payload(payload), ..) => {
-                    this.finder = None;
-                    this.received += 1;
-                    if this.received <= this.skip_to {
+                    self.finder = None;
+                    self.received += 1;
+                    if self.received <= self.skip_to {
                         continue;
                     }
                     return Poll::Ready(Some(Ok(payload)));
@@ -341,10 +346,23 @@ impl Stream for PayloadStream {
                 (Take::Failed(error), ..) => Some(Err(error)),
             };
             reader.ended = true;
-            this.state = State::Done;
-            this.requester = None;
-            this.finder = None;
+            self.state = State::Done;
+            self.requester = None;
+            self.finder = None;
             return Poll::Ready(item);
+        }
+    }
+}
+
+impl Stream for PayloadStream {
+    type Item = Result<Payload, Error>;
+
+    #[inline]
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        match this.pop() {
+            Some(payload) => Poll::Ready(Some(Ok(payload))),
+            None => this.poll_arrived(cx),
         }
     }
 }

@@ -28,29 +28,33 @@ impl Responder for Echo {
 
 const REQUESTS: usize = 2_000;
 
-async fn one_by_one(peer: &Requester) {
+async fn one_by_one(peer: &Requester, data: &[u8]) {
     for _ in 0..REQUESTS {
-        let request = Payload::copy_from_slice(&[7; 32]).with_metadata("route");
+        let request = Payload::copy_from_slice(data).with_metadata("route");
         let answer = peer.request_response(request).await.unwrap();
-        assert_eq!(answer.data(), [7; 32]);
+        assert_eq!(answer.data(), data);
     }
 }
 
-// A handler that is ready at once, and a payload that fits inline.
+// A handler that is ready at once.
 #[test]
-fn a_small_request_and_its_answer_allocate_nothing() {
+fn requests_and_answers_of_up_to_a_kilobyte_allocate_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
         let peer = common::client_of(Echo).await;
-        one_by_one(&peer).await;
-        let region = Region::new(ALLOCATOR);
-        one_by_one(&peer).await;
-        let change = region.change();
-        // The runtime itself may allocate now and then, not once a request.
-        assert!(change.allocations < REQUESTS / 100, "{change:?}");
-        assert!(change.reallocations < REQUESTS / 100, "{change:?}");
+        // Inline, and in memory that is used again.
+        for len in [32, 500, 1024] {
+            let data = vec![7; len];
+            one_by_one(&peer, &data).await;
+            let region = Region::new(ALLOCATOR);
+            one_by_one(&peer, &data).await;
+            let change = region.change();
+            // The runtime itself may allocate now and then, not once a request.
+            assert!(change.allocations < REQUESTS / 100, "{len}: {change:?}");
+            assert!(change.reallocations < REQUESTS / 100, "{len}: {change:?}");
+        }
     });
 }

@@ -113,6 +113,35 @@ impl Tx {
         }
     }
 
+    /// Whether there is nothing to see to before a frame is sent.
+    #[inline]
+    fn is_idle(&self) -> bool {
+        matches!(self.state, State::Open) && self.long.is_none() && !self.bell.is_gone()
+    }
+
+    /// Sends a frame whatever there is to see to before.
+    #[inline(never)]
+    fn poll_send_with_care(
+        &mut self,
+        cx: &Context<'_>,
+        frame: &OutFrame<'_>,
+    ) -> Poll<Result<(), TransportError>> {
+        self.check()?;
+        ready!(self.poll_pieces(cx))?;
+        if frame.len() > self.producer.max_whole_len() {
+            self.long = Some(Long {
+                parts: frame.parts().map(|part| part.to_bytes()),
+                sent: 0,
+            });
+            // It is taken, whether or not all of it finds room now.
+            return match self.poll_pieces(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+            };
+        }
+        self.poll_room(cx, |producer| producer.try_send(frame))
+    }
+
     /// Sends the pieces that are left of a long frame.
     fn poll_pieces(&mut self, cx: &Context<'_>) -> Poll<Result<(), TransportError>> {
         let Some(mut long) = self.long.take() else {
@@ -142,20 +171,13 @@ impl FrameTx for Tx {
         cx: &mut Context<'_>,
         frame: &OutFrame<'_>,
     ) -> Poll<Result<(), TransportError>> {
-        self.check()?;
-        ready!(self.poll_pieces(cx))?;
-        if frame.len() > self.producer.max_whole_len() {
-            self.long = Some(Long {
-                parts: frame.parts().map(|part| part.to_bytes()),
-                sent: 0,
-            });
-            // It is taken, whether or not all of it finds room now.
-            return match self.poll_pieces(cx) {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
-            };
+        if self.is_idle()
+            && frame.len() <= self.producer.max_whole_len()
+            && matches!(self.producer.try_send(frame), Ok(Sent::Done))
+        {
+            return Poll::Ready(Ok(()));
         }
-        self.poll_room(cx, |producer| producer.try_send(frame))
+        self.poll_send_with_care(cx, frame)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {

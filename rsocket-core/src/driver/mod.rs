@@ -241,6 +241,7 @@ impl Shared {
     }
 
     /// Tells of what was used of `batch`.
+    #[inline(never)]
     pub(crate) fn settle_batch(&self, key: StreamKey, batch: &mut Batch) {
         self.with(|inner| inner.session.settle_batch(key, batch));
     }

@@ -448,10 +448,13 @@ impl Driver {
         self.answers.clear();
     }
 
-    fn wake_all(&mut self) {
-        if !self.wakes.is_empty() {
+    /// Wakes those whose turn came; whether there was somebody.
+    fn wake_all(&mut self) -> bool {
+        let woke = !self.wakes.is_empty();
+        if woke {
             self.wakes.drain(..).for_each(Waker::wake);
         }
+        woke
     }
 
     /// Asks the application about a client.
@@ -585,14 +588,16 @@ impl Future for Driver {
             this.restore(cx);
             this.accept(cx);
             let reading = this.read(cx, now);
-            this.wake_all();
+            let woke = this.wake_all();
             produced |= !this.events.is_empty();
             this.dispatch();
             if reading == Reading::Waits {
                 break;
             }
-            if round == Self::ROUNDS {
+            // What came is used best while it is in the processor's cache.
+            if woke || round == Self::ROUNDS {
                 cx.waker().wake_by_ref();
+                break;
             }
         }
         if this.events_left && this.room {

@@ -18,6 +18,12 @@ pub struct PayloadRef<'a> {
 }
 
 impl PayloadRef<'_> {
+    /// Bytes of data and metadata together.
+    #[inline]
+    pub(crate) fn content_len(&self) -> usize {
+        self.data.len() + self.metadata.map_or(0, <[u8]>::len)
+    }
+
     /// Bytes on the wire, the length field of the metadata included.
     #[inline]
     pub(super) fn encoded_len(&self) -> usize {

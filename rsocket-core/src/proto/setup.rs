@@ -9,8 +9,7 @@ use bytes::Bytes;
 use crate::{
     Payload,
     frame::{self, Millis31, PayloadRef},
-    payload::Chunk,
-    transport::InFrame,
+    transport::{InFrame, Part},
 };
 
 /// Which end of the connection this is.
@@ -122,11 +121,18 @@ impl Setup {
 
 /// An owned payload from one borrowed from `whole`: short parts are copied
 /// inline, long ones share the frame's memory if that can be had.
+fn keep(payload: &PayloadRef<'_>, whole: &InFrame<'_>) -> Payload {
+    let mut kept = Payload::default();
+    keep_in(&mut kept, payload, whole);
+    kept
+}
+
+/// Likewise, where it is to be.
 #[inline]
-pub(super) fn keep(payload: &PayloadRef<'_>, whole: &InFrame<'_>) -> Payload {
-    let chunk = |part: &[u8]| match whole {
-        InFrame::Borrowed(_) => Chunk::copy_from_slice(part),
-        InFrame::Shared(bytes) => Chunk::slice_of(bytes, part),
+pub(super) fn keep_in(place: &mut Payload, payload: &PayloadRef<'_>, whole: &InFrame<'_>) {
+    let part = |bytes| match whole {
+        InFrame::Borrowed(_) => Part::slice(bytes),
+        InFrame::Shared(owner) => Part::shared(owner, bytes),
     };
-    Payload::from_chunks(chunk(payload.data), payload.metadata.map(chunk))
+    place.keep(part(payload.data), payload.metadata.map(part));
 }

@@ -41,6 +41,23 @@ impl<'a> OutFrame<'a> {
         self.len() == 0
     }
 
+    /// Hands the parts to `put` in wire order, those without bytes left out.
+    ///
+    /// One by one, since whoever sends has just written where they are: to copy
+    /// that in one go takes a processor until it is in the cache, behind all that
+    /// was sent before.
+    #[inline]
+    pub fn for_each(&self, mut put: impl FnMut(&'a [u8])) {
+        let mut put = |bytes: &'a [u8]| {
+            if !bytes.is_empty() {
+                put(bytes);
+            }
+        };
+        put(self.head);
+        put(self.metadata.bytes);
+        put(self.data.bytes);
+    }
+
     /// The parts in wire order.
     #[inline]
     pub fn parts(&self) -> [Part<'a>; 3] {

@@ -5,7 +5,7 @@ use std::{mem::take, ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 use rsocket_core::transport::InFrame;
 
-use super::{Corrupt, Kind, Place, SHORT_LEN, is_record, read_commit_word, span};
+use super::{Corrupt, Kind, LEN_MASK, Place, SHORT_LEN, is_record, read_commit_word, span};
 use crate::{
     arena::Loan,
     layout::{self, Geometry, LINE, MAX_FRAME_LEN},
@@ -17,11 +17,12 @@ use crate::{
 const MAX_BATCH: usize = 64;
 
 /// Frames over this length are given away in memory of their own; shorter ones are
-/// lent, and what the receiver keeps of them it copies. That costs less than to
-/// share the memory, which takes a second allocation for its owners, and it keeps
-/// a payload of 1 KiB to 1,024 bytes, a size that allocators are quick with: with
-/// the head of its frame it is beyond what glibc's keep at hand for each thread.
+/// lent, and what the receiver keeps of them it copies, into memory that it uses
+/// again. That costs less than to share the memory, which takes two allocations.
 const LENT_LEN: usize = 2048;
+
+/// Bytes of the next record that are asked for ahead: those of frames that are lent.
+const LOOK_AHEAD_LEN: usize = 2048;
 
 /// Rings the peer's bell, from any thread.
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
@@ -111,6 +112,10 @@ impl<M: Memory> Consumer<M> {
                 break;
             }
             let (kind, len) = read_commit_word(begin, word)?;
+            // Not behind a first one: if it is alone, to look would only delay it.
+            if delivered > 0 {
+                self.look_ahead(begin + span(len));
+            }
             let flow = match kind {
                 Kind::Piece => {
                     self.gather(begin, len, self.geometry.piece_len())?;
@@ -219,6 +224,20 @@ impl<M: Memory> Consumer<M> {
         self.peer.refresh(at, LINE);
         // Pairs with the Release in `Producer::push`.
         self.peer.load_acquire(at)
+    }
+
+    /// Asks for the record at `next`, if it is there: it comes while the one before
+    /// it is dealt with. What the producer is writing is left to it.
+    #[inline]
+    fn look_ahead(&self, next: u64) {
+        let at = self.place.of(next);
+        let word = self.peer.peek(at);
+        if !is_record(next, word) {
+            return;
+        }
+        let len = WORD + usize::try_from(word & LEN_MASK).expect("28 bits");
+        let (at, first, _) = self.place.parts(next, len.min(LOOK_AHEAD_LEN));
+        self.peer.prefetch(at, first);
     }
 
     /// Copies the frame out, gives its room back, and hands it on.

@@ -35,8 +35,8 @@ pub struct Producer<M: Memory = Mapped> {
     batch: u32,
     /// The last batch had more than one, and so the next one is expected to.
     holds: bool,
-    /// A bit for each line whose first word is a frame's: it is cleared before a
-    /// record ends there.
+    /// A bit for each line whose first word may be a frame's: it is cleared before
+    /// the consumer looks there.
     foreign: Box<[u64]>,
     /// What the consumer has read, as it last said.
     head: u64,
@@ -121,28 +121,16 @@ impl<M: Memory> Producer<M> {
 
     #[inline]
     fn try_send_inline(&mut self, frame: &OutFrame<'_>, len: usize) -> Result<Sent, Corrupt> {
-        if len <= SHORT_LEN {
-            // Put together elsewhere, so that the line is taken from the consumer,
-            // who may be looking at it, once and not for each part.
-            let mut bytes = [0; SHORT_LEN];
-            frame.encode(bytes.get_mut(..len).expect("checked above"));
-            if self.held.is_some() || !self.holds {
-                return self.push(Kind::Inline, len, |producer, at| {
-                    producer.data.copy_in(producer.place.of(at), &bytes);
-                });
-            }
+        if len <= SHORT_LEN && self.holds && self.held.is_none() {
             let sent = self.push(Kind::Inline, len, |_, _| {})?;
             if let Some(held) = &mut self.held {
-                held.bytes = Some(bytes);
+                let bytes = held.bytes.insert([0; SHORT_LEN]);
+                frame.encode(bytes.get_mut(..len).expect("checked above"));
             }
             return Ok(sent);
         }
-        self.push(Kind::Inline, len, |producer, mut at| {
-            for part in frame.parts() {
-                let bytes = part.as_slice();
-                producer.put(at, bytes);
-                at += bytes.len() as u64;
-            }
+        self.push(Kind::Inline, len, |producer, at| {
+            producer.put_all(at, frame, len);
         })
     }
 
@@ -199,10 +187,10 @@ impl<M: Memory> Producer<M> {
     fn place_copy(&mut self, frame: &OutFrame<'_>, len: usize) -> Option<Loan> {
         let loan = self.arena.as_mut()?.lend(&self.peer, len)?;
         let mut at = self.arena_at + loan.offset;
-        for part in frame.parts() {
-            self.data.copy_in(at, part.as_slice());
-            at += part.as_slice().len();
-        }
+        frame.for_each(|bytes| {
+            self.data.copy_in(at, bytes);
+            at += bytes.len();
+        });
         Some(loan)
     }
 
@@ -359,7 +347,9 @@ impl<M: Memory> Producer<M> {
         }
         let begin = self.tail;
         let end = begin + span(len);
-        self.clear(end);
+        if self.held.is_none() && !self.holds {
+            self.clear(end);
+        }
         self.mark(begin + STEP, end);
         fill(self, begin + WORD as u64);
         let at = self.place.of(begin);
@@ -396,6 +386,8 @@ impl<M: Memory> Producer<M> {
     #[inline]
     fn publish(&mut self) {
         if let Some(Held { begin, word, bytes }) = self.held.take() {
+            // Behind a record of the batch is the next one, but for the last.
+            self.clear(self.tail);
             let at = self.place.of(begin);
             if let Some(bytes) = bytes {
                 self.data.copy_in(at + WORD, &bytes);
@@ -443,7 +435,8 @@ impl<M: Memory> Producer<M> {
         Ok(())
     }
 
-    /// The consumer must not take a frame's bytes at `position` for a record.
+    /// The consumer must not take a frame's bytes at `position` for a record. To be
+    /// called before it sees the record that ends there.
     #[inline]
     fn clear(&mut self, position: u64) {
         let (word, bit) = self.line(position);
@@ -460,11 +453,16 @@ impl<M: Memory> Producer<M> {
     /// The lines from `begin` to `end` will begin with bytes of a frame.
     #[inline]
     fn mark(&mut self, begin: u64, end: u64) {
-        for position in (begin..end).step_by(LINE) {
+        let mut position = begin;
+        while position < end {
             let (word, bit) = self.line(position);
+            // As many as this word has a bit for, all at once.
+            let behind = u64::from(64 - bit.trailing_zeros());
+            let lines = (end - position).div_ceil(STEP).min(behind);
             if let Some(word) = self.foreign.get_mut(word) {
-                *word |= bit;
+                *word |= u64::MAX >> (64 - lines) << bit.trailing_zeros();
             }
+            position += lines * STEP;
         }
     }
 
@@ -473,6 +471,27 @@ impl<M: Memory> Producer<M> {
     fn line(&self, position: u64) -> (usize, u64) {
         let line = (self.place.of(position) - self.place.ring_at) / LINE;
         (line / 64, 1 << (line % 64))
+    }
+
+    /// Writes a frame of `len` bytes, part by part: what would be put together
+    /// elsewhere first had to be read back, and a load that takes from several
+    /// stores waits until they are in the cache, behind all that was written to the
+    /// ring before.
+    #[inline]
+    fn put_all(&mut self, position: u64, frame: &OutFrame<'_>, len: usize) {
+        let (mut at, _, wrapped) = self.place.parts(position, len);
+        if wrapped == 0 {
+            frame.for_each(|bytes| {
+                self.data.copy_in(at, bytes);
+                at += bytes.len();
+            });
+        } else {
+            let mut at = position;
+            frame.for_each(|bytes| {
+                self.put(at, bytes);
+                at += bytes.len() as u64;
+            });
+        }
     }
 
     #[inline]

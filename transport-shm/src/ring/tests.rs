@@ -187,30 +187,32 @@ fn a_batch_is_seen_when_it_ends_which_it_does_by_itself_after_a_while() {
 
 #[test]
 fn bytes_of_a_frame_are_never_taken_for_a_record() {
-    let mut link = OneWay::new(&geometry(4096, 0));
-    let mut begin = 0;
-    let mut seen = 0;
-    for frame in 0..1_000_u64 {
-        // Long ones of several lengths, and short ones that end among their lines.
-        let len = match frame % 5 {
-            0 | 2 => 700,
-            1 => 333,
-            _ => 8,
-        };
-        // Each word is what would begin a record there one lap later.
-        let bytes = (0..len / 8).flat_map(|word| {
-            let at = begin + 8 * (word + 1) + 4096;
-            commit_word(at / 64 * 64, Kind::Inline, 1).to_ne_bytes()
-        });
-        let bytes = Vec::from_iter(bytes);
-        assert_eq!(link.send(&bytes), Sent::Done);
-        begin += span(bytes.len());
-        let _ = link.producer.wants_bell();
-        let frames = link.recv_all();
-        assert_eq!(frames, [bytes], "frame {frame}");
-        seen += frames.len();
+    for batch in 1..=3 {
+        let mut link = OneWay::new(&geometry(4096, 0));
+        let mut begin = 0;
+        for frame in (0..1_000_u64).step_by(batch) {
+            let sent = Vec::from_iter((frame..).take(batch).map(|frame| {
+                // Long ones of several lengths, and short ones that end among their
+                // lines.
+                let len = match frame % 5 {
+                    0 | 2 => 700,
+                    1 => 333,
+                    _ => 8,
+                };
+                // Each word is what would begin a record there one lap later.
+                let bytes = Vec::from_iter((0..len / 8).flat_map(|word| {
+                    let at = begin + 8 * (word + 1) + 4096;
+                    commit_word(at / 64 * 64, Kind::Inline, 1).to_ne_bytes()
+                }));
+                assert_eq!(link.send(&bytes), Sent::Done);
+                begin += span(bytes.len());
+                bytes
+            }));
+            let _ = link.producer.wants_bell();
+            let frames = link.recv_all();
+            assert_eq!(frames, sent, "from frame {frame} on, in batches of {batch}");
+        }
     }
-    assert_eq!(seen, 1_000);
 }
 
 #[test]

@@ -83,10 +83,17 @@ fn lie_once(stream: &std::os::unix::net::UnixStream, random: &mut Random) {
     let subtle = random.once_in(2);
     let ring_at = raw::CONTROL_LEN as u64;
     let ring_lines = (geometry.ring_len() / 64) as u64;
+    // Some write only as much as is there at a time, so that a victim finds it
+    // however late it looks.
+    let last_line = if random.once_in(2) {
+        ring_lines
+    } else {
+        u64::MAX
+    };
     let mut line = 0;
     for step in 0..200_000_u64 {
         let any = random_word(random);
-        if subtle {
+        if subtle && line < last_line {
             // The next record: a kind, a length, and the right number of its line.
             let (kind, len) = match random.within(0..=20) {
                 0 => (any % 16, any >> 40),
@@ -107,7 +114,7 @@ fn lie_once(stream: &std::os::unix::net::UnixStream, random: &mut Random) {
             if random.once_in(1_000) {
                 words.store(WORDS[1], any % 100 * 64);
             }
-        } else {
+        } else if !subtle {
             let at = random.within(0..=len / 8 - 1) * 8;
             match random.within(0..=3) {
                 0 => words.store(WORDS[random.within(0..=4)], any),

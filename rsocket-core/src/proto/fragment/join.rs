@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::{Payload, error::Misbehavior, frame::PayloadRef, payload::Chunk, proto::Limits};
+use crate::{Payload, error::Misbehavior, frame::PayloadRef, proto::Limits};
 
 /// The fragments of one payload that have arrived.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Join {
         limits: &Limits,
     ) -> Result<(), Misbehavior> {
         let limit = limits.max_payload_len;
-        let added = fragment.data.len() + fragment.metadata.map_or(0, <[u8]>::len);
+        let added = fragment.content_len();
         if added == 0 && follows && self.count > 0 {
             return Err(Misbehavior::EmptyFragment);
         }
@@ -73,10 +73,10 @@ impl Join {
 
     /// The payload, once its last fragment is in.
     pub(crate) fn finish(self) -> Payload {
-        Payload::from_chunks(
-            Chunk::Shared(self.data.freeze()),
-            self.metadata
-                .map(|metadata| Chunk::Shared(metadata.freeze())),
-        )
+        let payload = Payload::new(self.data.freeze());
+        match self.metadata {
+            Some(metadata) => payload.with_metadata(metadata.freeze()),
+            None => payload,
+        }
     }
 }

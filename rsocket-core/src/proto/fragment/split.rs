@@ -31,12 +31,27 @@ impl Cursor {
     /// `fixed` come before the metadata; and the cursor behind it.
     ///
     /// Fragments are filled: metadata first, then data behind it \[C212, C218].
+    #[inline]
     pub(crate) fn next(
         self,
         payload: &Payload,
         fixed: usize,
         max_len: usize,
     ) -> (Fragment<'_>, Self) {
+        let (metadata, data) = (payload.metadata(), payload.data());
+        let metadata_len = metadata.map_or(0, |metadata| Self::METADATA_LENGTH + metadata.len());
+        if !self.started && fixed + metadata_len + data.len() <= max_len {
+            let whole = Fragment {
+                metadata,
+                data,
+                follows: false,
+            };
+            return (whole, self);
+        }
+        self.next_of_many(payload, fixed, max_len)
+    }
+
+    fn next_of_many(self, payload: &Payload, fixed: usize, max_len: usize) -> (Fragment<'_>, Self) {
         let mut room = max_len.saturating_sub(fixed);
         let mut next = Self {
             started: true,

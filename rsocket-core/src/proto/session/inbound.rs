@@ -157,7 +157,7 @@ impl Session {
                 } else if setup.lease && self.config.lease.is_none() {
                     let message = "lease is not supported";
                     (ErrorCode::UNSUPPORTED_SETUP, message.to_owned())
-                } else if payload_len(&setup.payload) > self.config.limits.max_payload_len {
+                } else if setup.payload.content_len() > self.config.limits.max_payload_len {
                     let message = "the payload is longer than max_payload_len";
                     (ErrorCode::REJECTED_SETUP, message.to_owned())
                 } else {
@@ -274,8 +274,4 @@ fn shows_acceptance(frame: &Frame<'_>) -> bool {
         | Frame::MetadataPush(_) => true,
         Frame::Setup(_) | Frame::Resume(_) | Frame::ResumeOk(_) | Frame::Ext(_) => false,
     }
-}
-
-fn payload_len(payload: &frame::PayloadRef<'_>) -> usize {
-    payload.data.len() + payload.metadata.map_or(0, <[u8]>::len)
 }

@@ -34,10 +34,9 @@ impl Batch {
     /// The next payload.
     #[inline]
     pub fn pop(&mut self) -> Option<Payload> {
-        let payload = self.payloads.pop_front()?;
+        self.used_cost += payload_cost(self.payloads.front()?.len());
         self.used += 1;
-        self.used_cost += payload_cost(payload.len());
-        Some(payload)
+        self.payloads.pop_front()
     }
 
     /// Whether the session is to be told, since it has more to give or to grant.

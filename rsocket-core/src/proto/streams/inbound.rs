@@ -12,7 +12,7 @@ use crate::{
         Limits,
         fragment::Join,
         session::{Effects, Event},
-        setup::keep,
+        setup::keep_in,
     },
     transport::InFrame,
 };
@@ -71,8 +71,9 @@ impl Streams {
             let complete = request.complete;
             self.on_fragment(slot, &request.payload, true, complete, limits, effects);
         } else {
-            let payload = keep(&request.payload, whole);
-            self.deliver_request(slot, payload, request.complete, limits, effects);
+            let len = request.payload.content_len();
+            let fill = |payload: &mut Payload| keep_in(payload, &request.payload, whole);
+            self.deliver_request(slot, len, fill, request.complete, limits, effects);
         }
     }
 
@@ -150,8 +151,8 @@ impl Streams {
             );
         } else {
             if frame.next {
-                let payload = keep(&frame.payload, whole);
-                self.deliver(slot, payload, limits, effects);
+                let fill = |payload: &mut Payload| keep_in(payload, &frame.payload, whole);
+                self.deliver(slot, frame.payload.content_len(), fill, limits, effects);
             }
             // Content without NEXT is no item [C153].
             if frame.complete {
@@ -180,7 +181,7 @@ impl Streams {
                 return;
             }
         }
-        let added = fragment.data.len() + fragment.metadata.map_or(0, <[u8]>::len);
+        let added = fragment.content_len();
         if added > limits.max_buffered_len.saturating_sub(self.buffered) {
             let limit = limits.max_buffered_len;
             self.misbehaved(slot, Misbehavior::BufferFull { limit }, effects);
@@ -210,11 +211,13 @@ impl Streams {
         let Some(joining) = self.abandon_join(slot) else {
             return;
         };
-        let payload = joining.join.finish();
+        let joined = joining.join.finish();
+        let len = joined.len();
+        let fill = |payload: &mut Payload| *payload = joined;
         if joining.is_request {
-            self.deliver_request(slot, payload, joining.complete, limits, effects);
+            self.deliver_request(slot, len, fill, joining.complete, limits, effects);
         } else {
-            self.deliver(slot, payload, limits, effects);
+            self.deliver(slot, len, fill, limits, effects);
             if joining.complete {
                 self.on_complete(slot);
             }
@@ -228,21 +231,24 @@ impl Streams {
         Some(*joining)
     }
 
+    /// A request is in, whole: of so many bytes, to be filled in where it is kept.
+    #[inline]
     fn deliver_request(
         &mut self,
         slot: usize,
-        payload: Payload,
+        len: usize,
+        fill: impl FnOnce(&mut Payload),
         complete: bool,
         limits: &Limits,
         effects: &mut Effects,
     ) {
-        if payload.len() > limits.max_payload_len {
+        if len > limits.max_payload_len {
             let limit = limits.max_payload_len;
             self.misbehaved(slot, Misbehavior::PayloadTooLong { limit }, effects);
             return;
         }
         // Counted until the application takes it.
-        if !self.keeps(payload_cost(payload.len()), limits) {
+        if !self.keeps(payload_cost(len), limits) {
             let why = "too much waits to be taken on this connection";
             self.refuse(slot, ErrorCode::REJECTED, why, effects);
             return;
@@ -256,9 +262,6 @@ impl Streams {
         };
         let interaction = stream.interaction;
         stream.handles = 1;
-        if self.durable {
-            stream.label = Some(Box::new(payload.clone()));
-        }
         match interaction {
             Interaction::FireAndForget => {
                 // It ends on receipt [C234]; the handle counts the handler.
@@ -269,7 +272,13 @@ impl Streams {
                 stream.handles = 2;
                 stream.prefetch.on_received_free();
                 stream.received += 1;
-                stream.inbox.push_back(payload);
+                stream.inbox.push_back(Payload::default());
+                if let Some(payload) = stream.inbox.back_mut() {
+                    fill(payload);
+                    if self.durable {
+                        stream.label = Some(Box::new(payload.clone()));
+                    }
+                }
                 if complete {
                     self.on_complete(slot);
                 }
@@ -280,17 +289,30 @@ impl Streams {
         effects.events.push_back(Event::Request {
             key,
             interaction,
-            payload,
+            payload: Payload::default(),
         });
+        if let Some(Event::Request { payload, .. }) = effects.events.back_mut() {
+            fill(payload);
+            if self.durable {
+                stream.label = Some(Box::new(payload.clone()));
+            }
+        }
     }
 
-    /// An item is in, whole.
+    /// An item is in, whole; likewise.
     #[inline]
-    fn deliver(&mut self, slot: usize, payload: Payload, limits: &Limits, effects: &mut Effects) {
+    fn deliver(
+        &mut self,
+        slot: usize,
+        len: usize,
+        fill: impl FnOnce(&mut Payload),
+        limits: &Limits,
+        effects: &mut Effects,
+    ) {
         let Some(stream) = self.slots.get_mut(slot) else {
             return;
         };
-        if payload.len() > limits.max_payload_len {
+        if len > limits.max_payload_len {
             let limit = limits.max_payload_len;
             self.misbehaved(slot, Misbehavior::PayloadTooLong { limit }, effects);
             return;
@@ -309,14 +331,17 @@ impl Streams {
             }
         }
         let owes = stream.request_n > 0;
-        if !self.keeps(payload_cost(payload.len()), limits) {
+        if !self.keeps(payload_cost(len), limits) {
             let limit = limits.max_buffered_len;
             self.misbehaved(slot, Misbehavior::BufferFull { limit }, effects);
             return;
         }
         if let Some(stream) = self.slots.get_mut(slot) {
             stream.received += 1;
-            stream.inbox.push_back(payload);
+            stream.inbox.push_back(Payload::default());
+            if let Some(payload) = stream.inbox.back_mut() {
+                fill(payload);
+            }
         }
         if owes {
             self.enqueue(slot);

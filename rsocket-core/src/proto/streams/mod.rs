@@ -349,7 +349,14 @@ impl Streams {
     /// Wakes those who waited for the outboxes to empty.
     #[inline]
     fn relieve(&mut self) {
-        if !self.crowded.is_empty() && self.queued.len <= self.max_queued_len / 2 {
+        if !self.crowded.is_empty() {
+            self.relieve_crowded();
+        }
+    }
+
+    #[cold]
+    fn relieve_crowded(&mut self) {
+        if self.queued.len <= self.max_queued_len / 2 {
             for slot in std::mem::take(&mut self.crowded) {
                 if let Some(stream) = self.slots.get_mut(slot) {
                     stream.crowded = false;

@@ -198,11 +198,7 @@ pub(super) fn send_item<E>(
             payload_frame(payload, &head, &part, send).map_ok(|()| after(part.follows, next))
         }
         Item::Payload { payload, complete } => {
-            let (part, next) = stream.cursor.next(payload, HEADER_LEN, max_len);
-            let complete = *complete && !part.follows;
-            let metadata_len = part.metadata.map(<[u8]>::len);
-            let head = Head::payload(stream.id, part.follows, complete, true, metadata_len);
-            payload_frame(payload, &head, &part, send).map_ok(|()| after(part.follows, next))
+            send_payload(stream, payload, *complete, max_len, send)
         }
         Item::Error(code, message) => {
             let head = Head::error(Some(stream.id), *code);
@@ -211,6 +207,22 @@ pub(super) fn send_item<E>(
         }
         Item::Complete => bare(&completion(stream), send).map_ok(|()| Sent::Item),
     }
+}
+
+/// Likewise, for a payload that need not be an item yet.
+#[inline]
+pub(super) fn send_payload<E>(
+    stream: &Stream,
+    payload: &Payload,
+    complete: bool,
+    max_len: usize,
+    send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
+) -> Poll<Result<Sent, E>> {
+    let (part, next) = stream.cursor.next(payload, HEADER_LEN, max_len);
+    let complete = complete && !part.follows;
+    let metadata_len = part.metadata.map(<[u8]>::len);
+    let head = Head::payload(stream.id, part.follows, complete, true, metadata_len);
+    payload_frame(payload, &head, &part, send).map_ok(|()| after(part.follows, next))
 }
 
 fn completion(stream: &Stream) -> Head {

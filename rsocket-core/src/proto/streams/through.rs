@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use super::{
     Item, Open, StreamKey, Streams,
-    outbound::{Sent, send_item},
+    outbound::{Sent, send_item, send_payload},
 };
 use crate::{
     Payload,
@@ -34,7 +34,14 @@ impl Streams {
         send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
     ) -> Result<(StreamKey, Result<Progress, E>), Error> {
         let (key, request) = self.begin(open, max_len, config)?;
-        let (progress, _) = self.push_through(key.slot, request, max_len, send);
+        let Some(stream) = self.slots.get(key.slot) else {
+            return Ok((key, Ok(Progress::Idle)));
+        };
+        let sent = send_item(stream, &request, max_len, send);
+        let (progress, is_taken) = self.pass(key.slot, sent);
+        if !is_taken {
+            self.push(key.slot, request);
+        }
         Ok((key, progress))
     }
 
@@ -51,50 +58,37 @@ impl Streams {
         let Some(complete) = self.begin_send(key, payload, max_len, config)? else {
             return Ok(Ok(Progress::Idle));
         };
-        let item = Item::Payload {
-            payload: std::mem::take(payload),
-            complete,
+        let Some(stream) = self.slots.get(key.slot) else {
+            return Ok(Ok(Progress::Idle));
         };
-        let (progress, sent) = self.push_through(key.slot, item, max_len, send);
-        if let Some(Item::Payload { payload: sent, .. }) = sent {
-            *payload = sent;
+        debug_assert!(!stream.has_output(), "it would stand in the queue");
+        let sent = send_payload(stream, payload, complete, max_len, send);
+        let (progress, is_taken) = self.pass(key.slot, sent);
+        if !is_taken {
+            let payload = std::mem::take(payload);
+            self.push(key.slot, Item::Payload { payload, complete });
         }
         Ok(progress)
     }
 
-    /// Sends `item`, or its first fragment; queues what the link does not take, and
-    /// gives back what it took.
+    /// Notes what became of the first frame of something that is not queued, and
+    /// whether the link took all of it: else it is to be queued.
     #[inline]
-    fn push_through<E>(
-        &mut self,
-        slot: usize,
-        item: Item,
-        max_len: usize,
-        send: impl FnOnce(&OutFrame<'_>) -> Poll<Result<(), E>>,
-    ) -> (Result<Progress, E>, Option<Item>) {
-        let Some(stream) = self.slots.get_mut(slot) else {
-            return (Ok(Progress::Idle), None);
-        };
-        debug_assert!(!stream.has_output(), "it would stand in the queue");
-        let sent = match send_item(stream, &item, max_len, send) {
+    fn pass<E>(&mut self, slot: usize, sent: Poll<Result<Sent, E>>) -> (Result<Progress, E>, bool) {
+        let sent = match sent {
             Poll::Ready(Ok(sent)) => sent,
-            Poll::Ready(Err(error)) => {
-                self.push(slot, item);
-                return (Err(error), None);
-            }
-            Poll::Pending => {
-                self.push(slot, item);
-                return (Ok(Progress::Blocked), None);
-            }
+            Poll::Ready(Err(error)) => return (Err(error), false),
+            Poll::Pending => return (Ok(Progress::Blocked), false),
         };
-        stream.announced = true;
-        if let Sent::Fragment(next) = sent {
-            stream.cursor = next;
-            self.push(slot, item);
-            return (Ok(Progress::Sent), None);
+        if let Some(stream) = self.slots.get_mut(slot) {
+            stream.announced = true;
+            if let Sent::Fragment(next) = sent {
+                stream.cursor = next;
+                return (Ok(Progress::Sent), false);
+            }
+            stream.out_first += 1;
         }
-        stream.out_first += 1;
         self.after_sent(slot, false);
-        (Ok(Progress::Sent), Some(item))
+        (Ok(Progress::Sent), true)
     }
 }
