@@ -594,8 +594,9 @@ impl Future for Driver {
             if reading == Reading::Waits {
                 break;
             }
-            // What came is used best while it is in the processor's cache.
-            if woke || round == Self::ROUNDS {
+            // What came is used best while it is in the processor's cache. Of little
+            // it is better to see first that there is no more, and who may read on.
+            if woke && !this.drained || round == Self::ROUNDS {
                 cx.waker().wake_by_ref();
                 break;
             }
