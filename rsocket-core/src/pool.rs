@@ -1,8 +1,8 @@
 //! Memory of payloads of middle length, used again.
 //!
 //! Payloads come in batches of dozens. General allocators keep fewer blocks of a
-//! size at hand for a thread than that (glibc: seven), and are slow beyond it: a
-//! payload of 1 KiB spent a fifth of its receiver's time in them. So each thread
+//! size at hand for a thread than that (glibc: seven), and are slow beyond it: they
+//! had a third of a receiver's instructions for a payload of 1 KiB. So each thread
 //! keeps a batch's worth of blocks here that payloads were dropped from.
 
 use std::cell::RefCell;
