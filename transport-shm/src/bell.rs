@@ -65,6 +65,9 @@ impl Bell {
     /// peer that it sleeps, and before [`listen`](Self::listen).
     pub(crate) fn leave_word(&self, half: Half, waker: &Waker) {
         self.sleepers.set(half, waker);
+        if self.line.make_room() {
+            self.sleepers.rouse(half.other());
+        }
     }
 
     /// `Pending`: nobody has rung, and both halves that left word will be woken
@@ -73,18 +76,11 @@ impl Bell {
         if self.is_gone() {
             return Poll::Ready(());
         }
-        match self.line.poll_ready(&mut Context::from_waker(&self.both)) {
+        match self.line.poll_heard(&mut Context::from_waker(&self.both)) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(())) => {}
-            // The runtime is shutting down.
-            Poll::Ready(Err(_)) => {
-                self.has_gone();
-                return Poll::Ready(());
-            }
-        }
-        match self.line.hear() {
-            Ok(Heard::Rings) => {}
-            Ok(Heard::End) | Err(_) => self.has_gone(),
+            Poll::Ready(Ok(Heard::Rings)) => {}
+            // Or the runtime is shutting down.
+            Poll::Ready(Ok(Heard::End) | Err(_)) => self.has_gone(),
         }
         // The ring may have been for the other.
         self.sleepers.rouse(half.other());
@@ -169,4 +165,77 @@ impl Wake for Sleepers {
 /// Nothing panics under these locks but the clone of a waker.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::atomic::AtomicUsize, time::Duration};
+
+    use tokio::{net::UnixStream, time::timeout};
+
+    use super::*;
+    use crate::line::{ANNOUNCEMENTS, Socket};
+
+    fn pair() -> [Bell; 2] {
+        let (a, b) = UnixStream::pair().unwrap();
+        [a, b].map(|stream| Bell::new(Line::Socket(Socket::new(stream).unwrap())))
+    }
+
+    /// Announces, and waits for what `theirs` does then.
+    async fn hears(bell: &Bell, half: Half, theirs: impl FnOnce()) {
+        let mut theirs = Some(theirs);
+        let heard = poll_fn(|cx| {
+            if let Some(theirs) = theirs.take() {
+                bell.leave_word(half, cx.waker());
+                theirs();
+            }
+            bell.listen(half)
+        });
+        let heard = timeout(Duration::from_secs(10), heard).await;
+        heard.expect("a ring that nobody heard");
+    }
+
+    #[tokio::test]
+    async fn each_ring_wakes_who_sleeps_however_many_came_before() {
+        let [mine, theirs] = pair();
+        for _ in 0..2000 {
+            hears(&mine, Half::Rx, || theirs.ring()).await;
+        }
+        assert!(!mine.is_gone());
+        hears(&mine, Half::Rx, || drop(theirs)).await;
+        assert!(mine.is_gone(), "behind all rings is the end");
+    }
+
+    #[tokio::test]
+    async fn rings_without_number_of_a_peer_who_means_harm_stop_nobody() {
+        let [mine, theirs] = pair();
+        for _ in 0..10_000 {
+            theirs.ring();
+        }
+        assert!(!theirs.is_gone(), "a full line is no end");
+        hears(&mine, Half::Tx, || theirs.ring()).await;
+        assert!(!mine.is_gone());
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ring_that_one_half_takes_off_the_line_wakes_the_other() {
+        let [mine, theirs] = pair();
+        let woken = Arc::new(Woken::default());
+        mine.leave_word(Half::Tx, &Waker::from(Arc::clone(&woken)));
+        // It arrives while this task runs, so that the runtime does not tell of it.
+        theirs.ring();
+        for _ in 0..ANNOUNCEMENTS {
+            mine.leave_word(Half::Rx, Waker::noop());
+        }
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    }
 }

@@ -74,7 +74,8 @@ pub(crate) trait Medium {
     /// the other's region.
     async fn settle(&mut self) -> io::Result<()>;
 
-    fn into_line(self) -> Line;
+    /// What is left of it for the link.
+    fn into_line(self) -> io::Result<Line>;
 
     fn error(error: io::Error) -> RendezvousError;
 }
@@ -128,7 +129,7 @@ pub(crate) async fn ask<M: Medium>(
     medium.settle().await.map_err(M::error)?;
     Ok(Met {
         scheme: M::SCHEME,
-        line: medium.into_line(),
+        line: medium.into_line().map_err(M::error)?,
         own,
         own_geometry,
         peer,
@@ -165,7 +166,7 @@ pub(crate) async fn answer<M: Medium>(
     medium.settle().await.map_err(M::error)?;
     Ok(Met {
         scheme: M::SCHEME,
-        line: medium.into_line(),
+        line: medium.into_line().map_err(M::error)?,
         own,
         own_geometry,
         peer,

@@ -22,7 +22,7 @@ use tokio::{io::Interest, net::UnixStream};
 use super::{Medium, RendezvousError, message::MESSAGE_LEN};
 use crate::{
     layout::Geometry,
-    line::Line,
+    line::{self, Line},
     mem::MappedPeer,
     region::{OwnRegion, map_sealed},
 };
@@ -92,8 +92,8 @@ impl Medium for Socket {
         Ok(())
     }
 
-    fn into_line(self) -> Line {
-        Line::Socket(self.stream)
+    fn into_line(self) -> io::Result<Line> {
+        Ok(Line::Socket(line::Socket::new(self.stream)?))
     }
 
     fn error(error: io::Error) -> RendezvousError {

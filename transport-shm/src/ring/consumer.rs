@@ -1,6 +1,13 @@
 //! The end that reads records.
 
-use std::{mem::take, ops::ControlFlow, sync::Arc};
+use std::{
+    mem::take,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use bytes::Bytes;
 use rsocket_core::transport::InFrame;
@@ -45,8 +52,7 @@ pub struct Consumer<M: Memory = Mapped> {
     is_closed: bool,
     /// Room was given back since the producer's wait word was looked at.
     is_room_due: bool,
-    /// The producer's wait word when the bell was last rung for it.
-    rung_for: u64,
+    rung: Rung,
     /// Our sleep word.
     sleep: u64,
     /// A frame that is longer than a line, while it is lent.
@@ -72,7 +78,7 @@ impl<M: Memory> Consumer<M> {
             published: 0,
             is_closed: false,
             is_room_due: false,
-            rung_for: 0,
+            rung: Rung::default(),
             sleep: 0,
             scratch: Vec::new(),
             pieces: Vec::new(),
@@ -210,12 +216,7 @@ impl<M: Memory> Consumer<M> {
         // in `Producer::announce_wait`.
         self.words.fence();
         self.peer.refresh(layout::WAIT, WORD);
-        let wait = self.peer.load(layout::WAIT);
-        if wait.is_multiple_of(2) || wait == self.rung_for {
-            return false;
-        }
-        self.rung_for = wait;
-        true
+        self.rung.is_due(self.peer.load(layout::WAIT))
     }
 
     #[inline]
@@ -330,7 +331,7 @@ impl<M: Memory> Consumer<M> {
         if let Some(bell) = &self.bell
             && loan.may_be_kept(&self.geometry)
         {
-            release.bell = Some(Arc::clone(bell));
+            release.bell = Some((Arc::clone(bell), self.rung.clone()));
             match self.peer.bytes(at, loan.len, release) {
                 Ok(frame) => return sink(InFrame::Shared(frame)),
                 Err(kept) => release = kept,
@@ -377,6 +378,22 @@ impl<M: Memory> Consumer<M> {
     }
 }
 
+/// The producer's wait word when the bell was last rung for it, by the consumer or
+/// by whoever gave a loan back.
+///
+/// One ring for each announcement is enough for both: who finds that the other rang
+/// has given back before the producer announces anew, and then looks.
+#[derive(Clone, Default)]
+struct Rung(Arc<AtomicU64>);
+
+impl Rung {
+    /// Whether the bell has to be rung for what the producer says. True once.
+    #[inline]
+    fn is_due(&self, wait: u64) -> bool {
+        !wait.is_multiple_of(2) && self.0.fetch_max(wait, Relaxed) < wait
+    }
+}
+
 /// Gives a loan back when it is dropped.
 struct Release<W: Words, P: Peer> {
     words: W,
@@ -384,7 +401,7 @@ struct Release<W: Words, P: Peer> {
     at: usize,
     generation: u64,
     /// Rings the producer if it waits. Without one the consumer does.
-    bell: Option<Bell>,
+    bell: Option<(Bell, Rung)>,
 }
 
 impl<W: Words, P: Peer> Drop for Release<W, P> {
@@ -393,13 +410,12 @@ impl<W: Words, P: Peer> Drop for Release<W, P> {
         // bytes any more.
         self.words.store_release(self.at, self.generation);
         self.words.writeback(self.at, WORD);
-        if let Some(bell) = &self.bell {
+        if let Some((bell, rung)) = &self.bell {
             // Between giving back and the look at the wait word. Pairs with the
             // fence in `Producer::announce_wait`.
             self.words.fence();
             self.peer.refresh(layout::WAIT, WORD);
-            // Maybe more than once for one announcement: it wakes who waits.
-            if !self.peer.load(layout::WAIT).is_multiple_of(2) {
+            if rung.is_due(self.peer.load(layout::WAIT)) {
                 bell();
             }
         }

@@ -481,6 +481,28 @@ fn a_trusted_peers_long_frames_are_lent_in_place_and_given_back_on_drop() {
 }
 
 #[test]
+fn one_ring_answers_an_announcement_however_many_loans_are_given_back() {
+    let (mut link, rung) = trusting(&small());
+    let rung = || rung.load(std::sync::atomic::Ordering::Relaxed);
+    for _ in 0..2 {
+        assert_eq!(link.send(&[1; 16 * 1024]), Sent::Done);
+    }
+    let mut kept = recv_kept(&mut link);
+
+    link.producer.announce_wait();
+    drop(kept.pop());
+    drop(kept.pop());
+    assert_eq!(rung(), 1);
+    assert!(!link.consumer.room_bell(), "it was rung for that");
+
+    assert_eq!(link.send(&[1; 16 * 1024]), Sent::Done);
+    let kept = recv_kept(&mut link);
+    link.producer.announce_wait();
+    drop(kept);
+    assert_eq!(rung(), 2, "for another announcement it is rung again");
+}
+
+#[test]
 fn a_trusted_peers_short_frames_are_lent_in_place_while_the_sink_runs() {
     let (mut link, _) = trusting(&geometry(4096, 0));
     for begin in 0..200 {

@@ -194,8 +194,8 @@ impl Medium for Asking {
         send(&self.up, &[SETTLED])
     }
 
-    fn into_line(self) -> Line {
-        line(self.down, self.up)
+    fn into_line(self) -> io::Result<Line> {
+        Ok(line(self.down, self.up))
     }
 
     fn error(error: io::Error) -> RendezvousError {
@@ -309,8 +309,8 @@ impl Medium for Answering {
         }
     }
 
-    fn into_line(self) -> Line {
-        line(self.up, self.down)
+    fn into_line(self) -> io::Result<Line> {
+        Ok(line(self.up, self.down))
     }
 
     fn error(error: io::Error) -> RendezvousError {
