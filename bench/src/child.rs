@@ -71,6 +71,7 @@ pub fn serve(order: ServerOrder) -> Result<()> {
         stack,
         runtime,
         load,
+        ..
     } = order.work;
     match stack {
         Stack::Ring => return stacks::ring::serve(load, announce),
@@ -122,6 +123,7 @@ pub fn ask(order: ClientOrder) -> Result<()> {
             stack,
             runtime,
             load,
+            ..
         } = client_order.work;
         let server = client_order.server.as_str();
         let outcome = match stack {

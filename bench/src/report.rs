@@ -539,6 +539,7 @@ mod tests {
             stack,
             runtime: Runtime::CurrentThread,
             load,
+            on_one_core: false,
         };
         let mut row = RowReport::new(Row {
             label: stack.to_string(),

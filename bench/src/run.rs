@@ -112,7 +112,11 @@ fn window(work: Work, settings: &Settings) -> Result<Figures> {
         &[CLIENT],
         &ClientOrder {
             work,
-            core: settings.client_core,
+            core: if work.on_one_core {
+                settings.server_core
+            } else {
+                settings.client_core
+            },
             server: address.to_owned(),
             server_pid: server.child.id(),
             warm_up: settings.warm_up(),

@@ -286,6 +286,9 @@ pub struct Work {
     pub runtime: Runtime,
     /// What is asked for.
     pub load: Load,
+    /// Whether both sides share the server's core.
+    #[serde(default)]
+    pub on_one_core: bool,
 }
 
 /// A figure that a window yields.
@@ -488,6 +491,11 @@ fn judged(rules: Vec<Rule>, row: Row) -> Row {
     Row { rules, ..row }
 }
 
+fn on_one_core(mut row: Row) -> Row {
+    row.work.on_one_core = true;
+    row
+}
+
 fn row(detail: &str, stack: Stack, runtime: Runtime, load: Load) -> Row {
     let label = if detail.is_empty() {
         stack.to_string()
@@ -500,6 +508,7 @@ fn row(detail: &str, stack: Stack, runtime: Runtime, load: Load) -> Row {
             stack,
             runtime,
             load,
+            on_one_core: false,
         },
         rules: Vec::new(),
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Bound, Goal, Load, Metric, RUNTIMES, Reference, Rule, Runtime, SMALL, Scenario, Stack, judged,
-    row,
+    on_one_core, row,
 };
 
 pub(super) fn p3() -> Vec<Scenario> {
@@ -52,24 +52,40 @@ pub(super) fn p4() -> Vec<Scenario> {
         Rule::ratio(Metric::P50, Reference::Limit, Bound::AtMost(1.05)),
         Rule::ratio(Metric::P99, Reference::Limit, Bound::AtMost(1.2)),
     ];
-    RUNTIMES
-        .into_iter()
-        .map(|runtime| Scenario {
+    let ratios = vec![
+        (Metric::P50, Reference::Limit),
+        (Metric::P99, Reference::Limit),
+    ];
+    let apart = RUNTIMES.into_iter().map(|runtime| Scenario {
+        goal: Goal::P4,
+        title: runtime.to_string(),
+        ratios: ratios.clone(),
+        rows: vec![
+            row("", Stack::Eventfd, runtime, load),
+            row("", Stack::EventfdAwaited, runtime, load),
+            judged(rules.clone(), row("", Stack::OursShmAsleep, runtime, load)),
+            row("", Stack::Ours, runtime, load),
+            row("", Stack::Tonic, runtime, load),
+        ],
+    });
+    // Where who polls keeps the other from its turn.
+    let together = RUNTIMES.into_iter().map(|runtime| {
+        let rows = [
+            row("", Stack::Eventfd, runtime, load),
+            row("adaptive", Stack::OursShm, runtime, load),
+            row("", Stack::OursShmAsleep, runtime, load),
+            row("", Stack::Ours, runtime, load),
+            row("", Stack::Tonic, runtime, load),
+            row("", Stack::Iceoryx, runtime, load),
+        ];
+        Scenario {
             goal: Goal::P4,
-            title: runtime.to_string(),
-            ratios: vec![
-                (Metric::P50, Reference::Limit),
-                (Metric::P99, Reference::Limit),
-            ],
-            rows: vec![
-                row("", Stack::Eventfd, runtime, load),
-                row("", Stack::EventfdAwaited, runtime, load),
-                judged(rules.clone(), row("", Stack::OursShmAsleep, runtime, load)),
-                row("", Stack::Ours, runtime, load),
-                row("", Stack::Tonic, runtime, load),
-            ],
-        })
-        .collect()
+            title: format!("{runtime}, one core"),
+            ratios: ratios.clone(),
+            rows: rows.into_iter().map(on_one_core).collect(),
+        }
+    });
+    apart.chain(together).collect()
 }
 
 pub(super) fn p5() -> Vec<Scenario> {
