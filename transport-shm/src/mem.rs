@@ -20,6 +20,9 @@
     reason = "this module is the one that touches mapped memory"
 )]
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86;
+
 use std::{
     fmt,
     fs::File,
@@ -44,11 +47,6 @@ pub(crate) const WORD: usize = size_of::<u64>();
 
 /// Bytes that are copied in one go below that: eight words.
 const LINE: usize = 64;
-
-/// Bytes from which on a copy out of the peer's memory is one instruction, which
-/// is the quickest once it has begun.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const LONG_COPY: usize = 4096;
 
 /// The handles of one kind of memory.
 pub trait Memory: 'static {
@@ -83,6 +81,8 @@ pub trait Data: Send + 'static {
     fn copy_in(&mut self, at: usize, bytes: &[u8]);
     /// Makes stores visible where memory is not coherent.
     fn writeback(&mut self, _at: usize, _len: usize) {}
+    /// Asks for memory that will be stored to soon, without waiting for it.
+    fn prefetch(&mut self, _at: usize, _len: usize) {}
     /// `len` bytes for somebody else to write, who gives them back by dropping
     /// them: `release` is dropped after the last use. `None`, and `release` is
     /// dropped at once, where this memory cannot be lent.
@@ -291,82 +291,19 @@ impl Raw {
         unsafe { bytes.as_ref() }
     }
 
-    /// Appends as many whole lines as `len` bytes have, which somebody may be
-    /// writing, and returns how many bytes that is. There is room in `out`.
-    ///
-    /// Word by word, a frame of 1 KiB took twice as long through the ring on one
-    /// core (400 against 180 ns), and a fifth longer from core to core and back.
+    /// Appends a line at least, which somebody may be writing. There is room in `out`.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[inline]
-    fn append_lines(&self, at: usize, len: usize, out: &mut Vec<u8>) -> usize {
-        let lines = len / LINE;
-        if lines == 0 {
-            return 0;
-        }
-        let len = lines * LINE;
+    fn append(&self, at: usize, len: usize, out: &mut Vec<u8>) {
         let from = self.at(at, len).as_ptr();
         let to = out.spare_capacity_mut();
         assert!(len <= to.len(), "{len} bytes into room for {}", to.len());
-        let to = to.as_mut_ptr();
-        // SAFETY: as for `append_long`; each turn of the loop copies one line, of
-        // which there is at least one.
-        unsafe {
-            std::arch::asm!(
-                "2:",
-                "movdqu {a}, [{from}]",
-                "movdqu {b}, [{from} + 16]",
-                "movdqu {c}, [{from} + 32]",
-                "movdqu {d}, [{from} + 48]",
-                "movdqu [{to}], {a}",
-                "movdqu [{to} + 16], {b}",
-                "movdqu [{to} + 32], {c}",
-                "movdqu [{to} + 48], {d}",
-                "add {from}, 64",
-                "add {to}, 64",
-                "dec {lines}",
-                "jnz 2b",
-                from = inout(reg) from => _,
-                to = inout(reg) to => _,
-                lines = inout(reg) lines => _,
-                a = out(xmm_reg) _,
-                b = out(xmm_reg) _,
-                c = out(xmm_reg) _,
-                d = out(xmm_reg) _,
-                options(nostack),
-            );
-        }
+        // SAFETY: both ends are valid for `len` bytes, checked above, and do not
+        // overlap: `to` is private memory.
+        unsafe { x86::copy(from, to.as_mut_ptr().cast(), len) };
         let filled = out.len() + len;
         // SAFETY: so many bytes are initialized, the last of them just above.
         unsafe { out.set_len(filled) };
-        len
-    }
-
-    /// Appends bytes that somebody may be writing. There is room in `out`.
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    fn append_long(&self, at: usize, len: usize, out: &mut Vec<u8>) {
-        let from = self.at(at, len).as_ptr();
-        let to = out.spare_capacity_mut();
-        assert!(len <= to.len(), "{len} bytes into room for {}", to.len());
-        let to = to.as_mut_ptr();
-        // SAFETY:
-        // - Both ends are valid for `len` bytes, checked above, and do not
-        //   overlap: `to` is private memory.
-        // - The compiler knows nothing of what the instruction reads, so bytes
-        //   that change meanwhile are no race for it; the processor copies some
-        //   value of each. It may assume that memory changes: no `nomem`.
-        // - The direction flag is clear on entry to assembly, as Rust has it.
-        unsafe {
-            std::arch::asm!(
-                "rep movsb",
-                inout("rcx") len => _,
-                inout("rsi") from => _,
-                inout("rdi") to => _,
-                options(nostack, preserves_flags),
-            );
-        }
-        let len = out.len() + len;
-        // SAFETY: so many bytes are initialized, the last of them just above.
-        unsafe { out.set_len(len) };
     }
 
     #[inline]
@@ -444,6 +381,12 @@ impl MappedData {
 }
 
 impl Data for MappedData {
+    #[inline]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    fn prefetch(&mut self, at: usize, len: usize) {
+        x86::prefetch_to_store(self.raw.at(at, len).as_ptr(), len);
+    }
+
     #[inline]
     fn store(&mut self, at: usize, value: u64) {
         self.word(at).store(value, Relaxed);
@@ -551,14 +494,10 @@ impl Peer for MappedPeer {
     fn append(&self, at: usize, len: usize, out: &mut Vec<u8>) {
         out.reserve(len);
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if len >= LONG_COPY {
-            return self.raw.append_long(at, len, out);
+        if len >= LINE {
+            return self.raw.append(at, len, out);
         }
         let mut copied = 0;
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        {
-            copied += self.raw.append_lines(at, len, out);
-        }
         while copied < len {
             let mut line = [0; LINE];
             let n = (len - copied).min(LINE);
@@ -582,15 +521,7 @@ impl Peer for MappedPeer {
     #[inline]
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     fn prefetch(&self, at: usize, len: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-        let begin = self.raw.at(at, len).as_ptr().cast::<i8>();
-        for offset in (0..len).step_by(LINE) {
-            let line = begin.wrapping_add(offset);
-            // SAFETY: a hint, which reads nothing; and the line is inside, checked
-            // by `at`.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-        }
+        x86::prefetch(self.raw.at(at, len).as_ptr(), len);
     }
 
     fn slice(&self, at: usize, len: usize) -> Option<&[u8]> {

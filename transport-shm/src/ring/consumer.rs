@@ -12,7 +12,9 @@ use std::{
 use bytes::Bytes;
 use rsocket_core::transport::InFrame;
 
-use super::{Corrupt, Kind, LEN_MASK, Place, SHORT_LEN, is_record, read_commit_word, span};
+use super::{
+    AHEAD_LEN, Corrupt, Kind, LEN_MASK, Place, SHORT_LEN, is_record, read_commit_word, span,
+};
 use crate::{
     arena::Loan,
     layout::{self, Geometry, LINE, MAX_FRAME_LEN},
@@ -27,9 +29,6 @@ const MAX_BATCH: usize = 64;
 /// lent, and what the receiver keeps of them it copies, into memory that it uses
 /// again. That costs less than to share the memory, which takes two allocations.
 const LENT_LEN: usize = 2048;
-
-/// Bytes of the next record that are asked for ahead: those of frames that are lent.
-const LOOK_AHEAD_LEN: usize = 2048;
 
 /// Rings the peer's bell, from any thread.
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
@@ -227,8 +226,9 @@ impl<M: Memory> Consumer<M> {
         self.peer.load_acquire(at)
     }
 
-    /// Asks for the record at `next`, if it is there: it comes while the one before
-    /// it is dealt with. What the producer is writing is left to it.
+    /// Asks for the record at `next`, if it is there, and for the line behind it: they
+    /// come while the record before is dealt with. If it is not there, what the
+    /// producer is writing is left to it.
     #[inline]
     fn look_ahead(&self, next: u64) {
         let at = self.place.of(next);
@@ -236,9 +236,10 @@ impl<M: Memory> Consumer<M> {
         if !is_record(next, word) {
             return;
         }
-        let len = WORD + usize::try_from(word & LEN_MASK).expect("28 bits");
-        let (at, first, _) = self.place.parts(next, len.min(LOOK_AHEAD_LEN));
+        let len = usize::try_from(word & LEN_MASK).expect("28 bits");
+        let (at, first, _) = self.place.parts(next, (WORD + len).min(AHEAD_LEN));
         self.peer.prefetch(at, first);
+        self.peer.prefetch(self.place.of(next + span(len)), WORD);
     }
 
     /// Copies the frame out, gives its room back, and hands it on.

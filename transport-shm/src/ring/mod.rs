@@ -52,6 +52,9 @@ use crate::mem::WORD;
 /// so that the consumer of a long stream works while it is written.
 const BATCH_LEN: u64 = 4096;
 
+/// Bytes of the next record that either end asks for ahead.
+const AHEAD_LEN: usize = 2048;
+
 /// Bytes of a frame that fit into one line with its commit word.
 pub(crate) const SHORT_LEN: usize = LINE - WORD;
 

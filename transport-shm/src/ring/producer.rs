@@ -2,7 +2,7 @@
 
 use rsocket_core::transport::{LentMemory, OutFrame};
 
-use super::{BATCH_LEN, Corrupt, Kind, Place, SHORT_LEN, STEP, Sent, commit_word, span};
+use super::{AHEAD_LEN, BATCH_LEN, Corrupt, Kind, Place, SHORT_LEN, STEP, Sent, commit_word, span};
 use crate::{
     arena::{Arena, Loan},
     layout::{self, Geometry, LINE},
@@ -376,10 +376,24 @@ impl<M: Memory> Producer<M> {
         self.tail = end;
         self.is_bell_due = true;
         self.cancel_wait();
+        if end - begin > STEP {
+            self.look_ahead(len);
+        }
         if self.held.is_some() && end - batch >= BATCH_LEN {
             self.publish();
         }
         Ok(Sent::Done)
+    }
+
+    /// Asks for the lines of a next record that is as long, as it often is: the
+    /// consumer has them, who read them a lap ago. They come while the frame is made.
+    #[inline(never)]
+    fn look_ahead(&mut self, len: usize) {
+        let end = self.tail + span(len);
+        if len <= AHEAD_LEN && end <= self.limit() {
+            let (at, first, _) = self.place.parts(self.tail, len);
+            self.data.prefetch(at, first);
+        }
     }
 
     /// Ends the batch: the consumer sees all of it.
