@@ -383,7 +383,8 @@ impl<M: Memory> Consumer<M> {
 /// by whoever gave a loan back.
 ///
 /// One ring for each announcement is enough for both: who finds that the other rang
-/// has given back before the producer announces anew, and then looks.
+/// has given back by then, and the producer announces anew and looks before it
+/// sleeps again.
 #[derive(Clone, Default)]
 struct Rung(Arc<AtomicU64>);
 
